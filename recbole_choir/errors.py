@@ -1,0 +1,38 @@
+"""Errors a user can act on: one line that says what, where, expected and got."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ChoirError(ValueError):
+    """Base of every error this package raises on bad input."""
+
+
+class ConfigError(ChoirError):
+    """A configuration key or value is unknown, of the wrong type or out of range."""
+
+
+class DataError(ChoirError):
+    """A dataset lacks a column, holds impossible values or cannot be found."""
+
+
+class TableError(ChoirError):
+    """A semantic table is damaged or does not belong to the dataset it is used with."""
+
+
+class CheckpointError(ChoirError):
+    """A checkpoint is damaged, unsafe to load or belongs to another model."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the closest known name, else an empty string.
+
+    Args:
+        name: What the user wrote.
+        known: The names that would have been accepted.
+    """
+    by_lower = {k.lower(): k for k in known}
+    match = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.6)
+    return f" (did you mean '{by_lower[match[0]]}'?)" if match else ""
