@@ -1,0 +1,72 @@
+"""What a model may read: the typed features of users, items and context, and the group tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+if TYPE_CHECKING:
+    from recbole_choir.data.semantic_table import GroupTables
+
+Kind = Literal["token", "token_seq", "float"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One feature field.
+
+    Args:
+        name: The field's name in the dataset.
+        kind: ``token`` (one id), ``token_seq`` (several ids, 0-padded) or ``float``.
+        size: Vocabulary size including the padding id 0; 1 for ``float``.
+    """
+
+    name: str
+    kind: Kind
+    size: int
+
+
+@dataclass(frozen=True)
+class FeatureSchema:
+    """Sizes and fields of a dataset, as all models of this package share them.
+
+    Args:
+        n_users, n_items: Vocabulary sizes including the padding id 0.
+        user_attrs, item_attrs, contexts: Fields by their source.
+        user_stat_names, item_stat_names, group_stat_names: Columns of the as-of statistics.
+    """
+
+    n_users: int
+    n_items: int
+    user_attrs: tuple[Field, ...] = ()
+    item_attrs: tuple[Field, ...] = ()
+    contexts: tuple[Field, ...] = ()
+    user_stat_names: tuple[str, ...] = ()
+    item_stat_names: tuple[str, ...] = ()
+    group_stat_names: tuple[str, ...] = ()
+
+
+@dataclass
+class ModelInputs:
+    """Everything a model keeps beside its batches; lives once, on the training device.
+
+    Args:
+        schema: Sizes and fields.
+        user_features: Field name to ``[n_users]`` (token: int64, float: float32 standardised) or
+            ``[n_users, k]`` (token_seq: int64, 0-padded).
+        item_features: The same for items.
+        groups: The group-level arrays, or None without a semantic table.
+        item_categories: ``int64 [n_items, k]`` category ids of each item, 0-padded, or None.
+        theta_act: 80th percentile of the positives per user in the training rows (PAPER_GAPS C5).
+        history_length: L, the longest history in a batch.
+    """
+
+    schema: FeatureSchema
+    user_features: dict[str, torch.Tensor] = field(default_factory=dict)
+    item_features: dict[str, torch.Tensor] = field(default_factory=dict)
+    groups: GroupTables | None = None
+    item_categories: torch.Tensor | None = None
+    theta_act: float = 1.0
+    history_length: int = 50

@@ -1,0 +1,67 @@
+"""Names and form of a semantic table on disk: the one thing its writer and its readers share.
+
+A table is a folder::
+
+    manifest.json          recipe, snapshots, sizes, fingerprints, versions
+    users.parquet          snapshot, user_id, code_1 .. code_M, group_id
+    groups.parquet         snapshot, group_id, level, size, n_events, attr_<field> .., sequence
+    items.parquet          item_id, code_1 .. code_M                     (optional)
+    embeddings.npy, codebooks.safetensors, profiles.jsonl, quality.json  (optional)
+
+Ids are the dataset's raw ids as text. ``code_l`` is -1 and ``group_id`` is null where a user has
+no group. ``group_id`` is the prefix of codes that the group stands for, joined by ``-``: ``"3"``,
+``"3-5"``, ``"3-5-1"``. Snapshots count from 1 in the order of their times; everything in a snapshot
+was made from events strictly before its time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Final
+
+FORMAT_VERSION: Final = 1
+
+MANIFEST: Final = "manifest.json"
+USERS: Final = "users.parquet"
+GROUPS: Final = "groups.parquet"
+ITEMS: Final = "items.parquet"
+EMBEDDINGS: Final = "embeddings.npy"
+CODEBOOKS: Final = "codebooks.safetensors"
+PROFILES: Final = "profiles.jsonl"
+QUALITY: Final = "quality.json"
+
+SNAPSHOT: Final = "snapshot"
+USER_ID: Final = "user_id"
+ITEM_ID: Final = "item_id"
+GROUP_ID: Final = "group_id"
+LEVEL: Final = "level"
+SIZE: Final = "size"
+N_EVENTS: Final = "n_events"
+SEQUENCE: Final = "sequence"
+ATTR_PREFIX: Final = "attr_"
+CODE_PREFIX: Final = "code_"
+NO_CODE: Final = -1
+
+
+def code_column(level: int) -> str:
+    """Name of the column with the code of ``level``, which counts from 1."""
+    return f"{CODE_PREFIX}{level}"
+
+
+def group_id_of(codes: Iterable[int]) -> str:
+    """Write a prefix of codes as a group id: ``[3, 5]`` becomes ``"3-5"``."""
+    return "-".join(str(int(c)) for c in codes)
+
+
+def fingerprint_ids(ids: Iterable[str]) -> str:
+    """Fingerprint of a set of raw ids, whatever their order: 16 hexadecimal digits.
+
+    Used on both sides: the writer stores that of the users and items it was given, the reader
+    compares it with that of the dataset's vocabulary.
+    """
+    digest = hashlib.sha256()
+    for i in sorted(set(ids)):
+        digest.update(i.encode("utf-8", "surrogatepass"))
+        digest.update(b"\0")
+    return digest.hexdigest()[:16]
