@@ -1,0 +1,126 @@
+"""Command-line values and YAML text, read as data and never as code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from recbole_choir.errors import ConfigError
+
+
+class YamlLoader(yaml.SafeLoader):
+    """Safe YAML with RecBole's notion of a float: ``1e-3`` is one.
+
+    RecBole adds its resolver to ``yaml.FullLoader`` itself, which changes how the whole process
+    reads YAML; a class of our own changes nothing for others.
+    """
+
+
+YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"""^(?:
+         [-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?
+        |[-+]?(?:[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)
+        |\.[0-9_]+(?:[eE][-+]?[0-9]+)?
+        |[-+]?\.(?:inf|Inf|INF)
+        |\.(?:nan|NaN|NAN))$""",
+        re.X,
+    ),
+    list("-+0123456789."),
+)
+
+
+class Merge(dict):  # type: ignore[type-arg]
+    """A mapping from dotted keys: it changes single entries of the mapping below it."""
+
+
+def parse_value(text: str, where: str) -> Any:
+    """Read one value as YAML.
+
+    ``None`` is accepted for null, as RecBole's command lines are often written in Python's way
+    (``True``, ``False``, quotes and brackets mean the same in both).
+
+    Args:
+        text: The value as written.
+        where: What the error message says about its place.
+
+    Raises:
+        ConfigError: The text is not a YAML value.
+    """
+    if text.strip() == "None":
+        return None
+    try:
+        return yaml.load(text, Loader=YamlLoader)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ConfigError(
+            f"{where}: expected a YAML value, got {text!r} ({reason}); quote it"
+        ) from error
+
+
+def parse_cli(argv: Sequence[str]) -> dict[str, Any]:
+    """Read ``--key=value`` arguments.
+
+    The value is everything after the first ``=``. A dotted key reaches into a mapping:
+    ``--semantic.input=behaviour`` changes that one entry and keeps the others.
+
+    Args:
+        argv: Arguments without the program's name.
+
+    Returns:
+        Key -> value; mappings made of dotted keys are :class:`Merge`.
+
+    Raises:
+        ConfigError: A word that is not ``--key=value``, a key given twice with different values,
+            or a value that is not YAML.
+    """
+    plain: dict[str, Any] = {}
+    dotted: dict[tuple[str, ...], Any] = {}
+    for word in argv:
+        key, equals, text = word.partition("=")
+        if not word.startswith("--") or not equals:
+            name = word.lstrip("-")
+            hint = f"; write --{name}=true" if word.startswith("--") and name else ""
+            raise ConfigError(f"command line: expected --key=value, got {word!r}{hint}")
+        path = tuple(key[2:].split("."))
+        if not all(re.fullmatch(r"[A-Za-z_][\w-]*", part) for part in path):
+            raise ConfigError(f"command line: expected --key=value, got {word!r}")
+        value = parse_value(text, key)
+        seen = plain.get(path[0], value) if len(path) == 1 else dotted.get(path, value)
+        if seen != value or type(seen) is not type(value):
+            raise ConfigError(f"command line: {key} is given twice, as {seen!r} and {value!r}")
+        if len(path) == 1:
+            plain[path[0]] = value
+        else:
+            dotted[path] = value
+    for path, value in dotted.items():
+        _insert(plain, path, value)
+    return plain
+
+
+def _insert(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    node = values
+    for depth, part in enumerate(path[:-1], start=1):
+        node = node.setdefault(part, Merge())
+        if not isinstance(node, dict):
+            name = ".".join(path[:depth])
+            raise ConfigError(
+                f"command line: --{'.'.join(path)} needs a mapping in --{name}, got {node!r}"
+            )
+    if isinstance(node.get(path[-1]), dict) != isinstance(value, dict) and path[-1] in node:
+        raise ConfigError(f"command line: --{'.'.join(path)} is given twice")
+    node[path[-1]] = value
+
+
+def merged(below: Any, above: Any) -> Any:
+    """Lay ``above`` over ``below``: a :class:`Merge` changes entries, anything else replaces."""
+    if not isinstance(above, Merge):
+        return above
+    result = dict(below) if isinstance(below, dict) else {}
+    for key, value in above.items():
+        result[key] = merged(result.get(key), value)
+    return result
