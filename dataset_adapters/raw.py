@@ -1,0 +1,321 @@
+"""Reading one raw file: found in any compression, hashed, checked row by row, in chunks."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import hashlib
+import io
+import logging
+import lzma
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from recbole_choir.errors import DataError
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = ("", ".gz", ".xz", ".bz2", ".zip")
+#: What stands between two columns once a separator of several characters has been replaced.
+UNIT_SEPARATOR = "\x1f"
+_BLOCK = 1 << 20
+_MAX_EXAMPLES = 3
+#: Above this share of bad rows a file is not in the format it is taken for.
+MAX_BAD_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """What is known of one official raw file.
+
+    Args:
+        name: File name without any compression suffix, e.g. ``ratings.dat``.
+        columns: Names for its columns, in order.
+        separator: What stands between columns; may be longer than one character.
+        numeric: Columns that must hold finite numbers; other rows count as bad.
+        required: Columns that must not be empty; a line with too few fields shows up here.
+        rows: Row count of the official edition; None: not checked.
+        sha256: Of the uncompressed official file; None: not checked.
+        encoding: Character encoding.
+        header: Whether the first line holds names.
+        quoted: Whether fields may stand in double quotes.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    separator: str = ","
+    numeric: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+    rows: int | None = None
+    sha256: str | None = None
+    encoding: str = "utf-8"
+    header: bool = False
+    quoted: bool = False
+
+
+@dataclass
+class FileReport:
+    """What was found in one raw file.
+
+    Args:
+        name: Name of the file as stored.
+        sha256: Of the uncompressed content; empty until the file was read to its end.
+        rows: Good rows.
+        bad: Reason to number of rows left out for it.
+        examples: The first bad rows, as text.
+    """
+
+    name: str
+    sha256: str = ""
+    rows: int = 0
+    bad: dict[str, int] = field(default_factory=dict)
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def bad_rows(self) -> int:
+        """Number of rows left out, over all reasons."""
+        return sum(self.bad.values())
+
+    def reject(self, reason: str, rows: pd.DataFrame) -> None:
+        """Count ``rows`` as bad for ``reason`` and keep the first few as examples."""
+        if len(rows) == 0:
+            return
+        self.bad[reason] = self.bad.get(reason, 0) + len(rows)
+        missing = _MAX_EXAMPLES - len(self.examples)
+        for values in rows.head(max(missing, 0)).itertuples(index=False):
+            self.examples.append(" | ".join(str(v) for v in values))
+
+
+class _ByteSource(io.RawIOBase):
+    """Uncompressed bytes that are hashed, counted in lines and given a one-byte separator."""
+
+    def __init__(self, stream: IO[bytes], separator: str) -> None:
+        super().__init__()
+        self._stream = stream
+        self._old = separator.encode()
+        self._new = UNIT_SEPARATOR.encode()
+        self._carry = b""
+        self._ready = b""
+        self._last = b"\n"
+        self._hash = hashlib.sha256()
+        self.lines = 0
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all bytes read so far."""
+        return self._hash.hexdigest()
+
+    def readable(self) -> bool:
+        return True
+
+    def _fill(self) -> bool:
+        block = self._stream.read(_BLOCK)
+        if block:
+            self._hash.update(block)
+            self.lines += block.count(b"\n")
+            self._last = block[-1:]
+        elif self._last != b"\n":
+            self.lines += 1  # the last line has no line end
+            self._last = b"\n"
+        if len(self._old) == 1:
+            self._ready = block
+            return bool(block)
+        data = (self._carry + block).replace(self._old, self._new)
+        # A separator may straddle two blocks: hold back what could be its first part.
+        keep = 0
+        if block:
+            lengths = range(len(self._old) - 1, 0, -1)
+            keep = next((k for k in lengths if data.endswith(self._old[:k])), 0)
+        self._carry = data[len(data) - keep :]
+        self._ready = data[: len(data) - keep]
+        return bool(block) or bool(self._ready)
+
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def, override]
+        while not self._ready:
+            if not self._fill():
+                return 0
+        n = min(len(buffer), len(self._ready))
+        buffer[:n] = self._ready[:n]
+        self._ready = self._ready[n:]
+        return n
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file as it lies on disk."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _open(path: Path, stack: ExitStack) -> IO[bytes]:
+    """Open a plain or compressed file for reading bytes."""
+    if path.suffix == ".gz":
+        return stack.enter_context(gzip.open(path, "rb"))
+    if path.suffix == ".xz":
+        return stack.enter_context(lzma.open(path, "rb"))
+    if path.suffix == ".bz2":
+        return stack.enter_context(bz2.open(path, "rb"))
+    if path.suffix == ".zip":
+        archive = stack.enter_context(zipfile.ZipFile(path))
+        members = [m for m in archive.namelist() if not m.endswith("/")]
+        if len(members) != 1:
+            raise DataError(f"{path}: expected a zip with one file, got {len(members)}; unpack it")
+        return stack.enter_context(archive.open(members[0]))
+    return stack.enter_context(path.open("rb"))
+
+
+class RawFolder:
+    """The raw files of one dataset, found in a folder in any supported compression.
+
+    Args:
+        path: The folder.
+        files: The files that must be there.
+        source: Where the files can be had, for the error message.
+        progress: Whether to show a progress bar per file.
+
+    Raises:
+        DataError: The folder or one of its files is missing.
+    """
+
+    def __init__(
+        self, path: Path, files: tuple[RawFile, ...], source: str, progress: bool = False
+    ) -> None:
+        self.path = path
+        self.progress = progress
+        self.reports: dict[str, FileReport] = {}
+        self._files = {f.name: f for f in files}
+        self._paths: dict[str, Path] = {}
+        for raw in files:
+            stored = find_file(path, raw.name)
+            if stored is None:
+                rows = f" ({raw.rows:,} rows)" if raw.rows is not None else ""
+                raise DataError(
+                    f"{path}: raw file '{raw.name}'{rows} is missing, expected it plain or with "
+                    f"{', '.join(SUFFIXES[1:])}; get it from {source}"
+                )
+            self._paths[raw.name] = stored
+
+    def stored_hashes(self) -> dict[str, str]:
+        """File name as stored to the SHA-256 of its bytes on disk."""
+        return {p.name: file_sha256(p) for p in self._paths.values()}
+
+    def chunks(self, name: str, rows: int = 500_000) -> Iterator[pd.DataFrame]:
+        """Yield the good rows of one file as text columns; fill its report.
+
+        Args:
+            name: Name of a :class:`RawFile`.
+            rows: Rows of a chunk; bounds the memory, whatever the size of the file.
+
+        Yields:
+            Frames with the file's columns, all text exactly as in the file.
+
+        Raises:
+            DataError: The file cannot be decoded or too many of its rows are bad.
+        """
+        raw = self._files[name]
+        path = self._paths[name]
+        report = self.reports[name] = FileReport(name=path.name)
+        try:
+            yield from self._read(raw, path, report, rows)
+        except (UnicodeDecodeError, EOFError, OSError, lzma.LZMAError, zipfile.BadZipFile) as err:
+            raise DataError(
+                f"{path}: cannot be read as {raw.encoding} text: {err}; get the file again"
+            ) from err
+        except pd.errors.EmptyDataError as err:
+            raise DataError(f"{path}: is empty, expected columns {list(raw.columns)}") from err
+        self._finish(raw, path, report)
+
+    def _read(
+        self, raw: RawFile, path: Path, report: FileReport, rows: int
+    ) -> Iterator[pd.DataFrame]:
+        seen = 0
+        with ExitStack() as stack:
+            source = _ByteSource(_open(path, stack), raw.separator)
+            reader = stack.enter_context(
+                pd.read_csv(
+                    io.BufferedReader(source, _BLOCK),
+                    sep=raw.separator if len(raw.separator) == 1 else UNIT_SEPARATOR,
+                    names=list(raw.columns),
+                    header=0 if raw.header else None,
+                    index_col=False,
+                    dtype=str,
+                    keep_default_na=False,
+                    quoting=csv.QUOTE_MINIMAL if raw.quoted else csv.QUOTE_NONE,
+                    encoding=raw.encoding,
+                    skip_blank_lines=False,
+                    on_bad_lines="skip",  # counted below through the number of lines
+                    chunksize=rows,
+                    engine="c",
+                )
+            )
+            bar = stack.enter_context(
+                tqdm(total=raw.rows, desc=path.name, unit=" rows", disable=not self.progress)
+            )
+            for chunk in reader:
+                seen += len(chunk)
+                good = self._good_rows(raw, chunk, report)
+                report.rows += len(good)
+                bar.update(len(chunk))
+                yield good
+            while source.read(_BLOCK):
+                pass  # nothing is left, unless the parser stopped early: hash the whole file
+            report.sha256 = source.sha256
+            # Line breaks inside quotes make lines and rows differ.
+            too_long = source.lines - int(raw.header) - seen
+            if too_long > 0 and not raw.quoted:
+                report.bad["too many fields"] = too_long
+
+    @staticmethod
+    def _good_rows(raw: RawFile, chunk: pd.DataFrame, report: FileReport) -> pd.DataFrame:
+        blank = (chunk == "").all(axis=1)
+        chunk = chunk[~blank]  # an empty line is no row
+        empty = (chunk[list(raw.required)] == "").any(axis=1)
+        report.reject("empty or too few fields", chunk[empty])
+        chunk = chunk[~empty]
+        wrong = pd.Series(False, index=chunk.index)
+        for column in raw.numeric:
+            values = pd.to_numeric(chunk[column], errors="coerce").to_numpy(np.float64)
+            wrong |= ~np.isfinite(values)
+        report.reject("not a number", chunk[wrong])
+        return chunk[~wrong].reset_index(drop=True)
+
+    @staticmethod
+    def _finish(raw: RawFile, path: Path, report: FileReport) -> None:
+        if not report.bad_rows:
+            return
+        total = report.rows + report.bad_rows
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in report.bad.items())
+        example = f", e.g. '{report.examples[0]}'" if report.examples else ""
+        if report.bad_rows > MAX_BAD_SHARE * total:
+            raise DataError(
+                f"{path}: {report.bad_rows:,} of {total:,} rows are bad ({reasons}{example}), "
+                f"expected columns {list(raw.columns)} separated by '{raw.separator}'"
+            )
+        log.warning(
+            "%s: %s of %s rows left out (%s%s)",
+            path,
+            f"{report.bad_rows:,}",
+            f"{total:,}",
+            reasons,
+            example,
+        )
+
+
+def find_file(folder: Path, name: str) -> Path | None:
+    """Return ``folder/name`` in whichever compression it is stored, or None."""
+    for suffix in SUFFIXES:
+        path = folder / (name + suffix)
+        if path.is_file():
+            return path
+    return None
