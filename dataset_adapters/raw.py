@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 import pandas as pd
@@ -161,7 +161,7 @@ def file_sha256(path: Path) -> str:
 def _open(path: Path, stack: ExitStack) -> IO[bytes]:
     """Open a plain or compressed file for reading bytes."""
     if path.suffix == ".gz":
-        return stack.enter_context(gzip.open(path, "rb"))
+        return cast("IO[bytes]", stack.enter_context(gzip.open(path, "rb")))
     if path.suffix == ".xz":
         return stack.enter_context(lzma.open(path, "rb"))
     if path.suffix == ".bz2":
