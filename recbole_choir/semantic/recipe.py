@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -96,7 +97,7 @@ class Recipe(BaseModel):
             return None
         if not value or not all(math.isfinite(t) for t in value):
             raise ValueError("expected at least one time, all of them finite")
-        if any(b <= a for a, b in zip(value, value[1:])):
+        if any(b <= a for a, b in itertools.pairwise(value)):
             raise ValueError("expected times in increasing order")
         return value
 
