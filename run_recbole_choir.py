@@ -1,6 +1,6 @@
 """Run one model: ``python run_recbole_choir.py --model=ChoirRec [--dataset=D] [--key=value ...]``."""
 
-from recbole_choir.quick_start import main
+from recbole_choir.cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -1,0 +1,53 @@
+"""The control every gain must beat: two runs of one model with different seeds, averaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_choir.analysis import record as records
+from recbole_choir.errors import DataError
+from recbole_choir.evaluator import auc, gauc
+
+
+def average_pair(first: Path, second: Path, name: str) -> dict[str, Any]:
+    """Average the predicted probabilities of two runs on the same rows and score the mean.
+
+    Args:
+        first, second: Records whose predictions lie beside them (``.npz``).
+        name: Name of the resulting cell.
+
+    Returns:
+        A record with ``test`` and ``segments`` as a run's record has them.
+
+    Raises:
+        DataError: The two runs were not scored on the same rows in the same order.
+    """
+    a, b = np.load(first.with_suffix(".npz")), np.load(second.with_suffix(".npz"))
+    for key in ("users", "items", "labels", "segments"):
+        if not np.array_equal(a[key], b[key]):
+            raise DataError(f"average of {first.name} and {second.name}: different {key}")
+    base, other = records.read_json(first), records.read_json(second)
+    scores = (a["scores"].astype(np.float64) + b["scores"]) / 2
+    labels, users = a["labels"], a["users"]
+    weighting = base["config"]["gauc_weighting"]
+    segments = {}
+    for column, (segment, row) in enumerate(base["segments"].items()):
+        rows = a["segments"][:, column]
+        segments[segment] = dict(row)
+        if rows.any():
+            segments[segment]["auc"] = auc(labels[rows], scores[rows])
+            segments[segment]["gauc"] = gauc(labels[rows], scores[rows], users[rows], weighting)
+    return {
+        "cell": name,
+        "model": base["model"],
+        "dataset": base["dataset"],
+        "seed": base["seed"],
+        "role": "average",
+        "of": [first.name, second.name],
+        "seeds": [base["seed"], other["seed"]],
+        "test": {"auc": segments["all"]["auc"], "gauc": segments["all"]["gauc"]},
+        "segments": segments,
+    }

@@ -1,0 +1,59 @@
+"""One JSON record a run: what was run, on what, with which result, in how much time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "recbole-choir",
+    "recbole",
+    "torch",
+    "numpy",
+    "pandas",
+    "scipy",
+    "faiss-cpu",
+    "sentence-transformers",
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that can move a figure."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Eight hexadecimal digits that tell two configurations apart, whatever their key order."""
+    text = json.dumps(config, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Write JSON so that a reader never sees half a file: temporary name, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1, sort_keys=True, default=str) + "\n")
+    os.replace(temporary, path)
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text())
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,46 @@
+"""The table that a run ends in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def _cell(value: float | int | None, digits: int = 4) -> str:
+    if value is None or value != value:  # NaN: a segment without both classes has no AUC
+        return "-"
+    return f"{value:.{digits}f}" if isinstance(value, float) else f"{value:,}"
+
+
+def segment_table(record: dict[str, Any]) -> Table:
+    """Build the table of AUC and GAUC per segment of one record."""
+    title = f"{record['name']} on {record['dataset']}, test rows, seed {record['seed']}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("segment")
+    for name in ("AUC", "GAUC", "rows", "users", "positives"):
+        table.add_column(name, justify="right")
+    for name, row in record["segments"].items():
+        table.add_row(
+            name,
+            _cell(row["auc"]),
+            _cell(row["gauc"]),
+            _cell(row["rows"]),
+            _cell(row["users"]),
+            _cell(row["positive_share"], 3),
+        )
+    return table
+
+
+def console_report(record: dict[str, Any], path: Path, console: Console | None = None) -> None:
+    """Print a record the way a person reads it: the table, the times, where the record is."""
+    console = console or Console()
+    console.print(segment_table(record))
+    seconds = record["seconds"]
+    console.print(
+        f"prepared in {seconds['prepare']:.0f} s, trained in {seconds['train']:.0f} s, "
+        f"tested in {seconds['test']:.0f} s"
+    )
+    console.print(f"record: {path}", soft_wrap=True)

@@ -1,0 +1,263 @@
+"""Many runs from one YAML file: models x datasets x seeds, with the controls, resumable.
+
+A study file::
+
+    name: foundation
+    datasets: [ml-100k, ml-1m]
+    seeds: [2020, 2021, 2022]
+    tune:                      # the same grid for every cell, chosen on validation GAUC alone
+      seed: 1
+      grid: {learning_rate: [0.001, 0.002], epochs: [2, 4]}
+    common: {history_length: 50}
+    cells:
+      - {name: Base, model: Base}
+      - {name: ChoirRec, model: ChoirRec, config: {variant: paper}}
+    averages:
+      - {name: two Base seeds averaged, of: Base}
+
+Every finished run is a record on disk, named by the hash of what was asked; a second start runs
+what is missing. A failed run is written as a record with its error and shown in the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from tqdm import tqdm
+
+from recbole_choir import quick_start
+from recbole_choir.analysis import record as records
+from recbole_choir.analysis.ensemble import average_pair
+from recbole_choir.analysis.tables import markdown_tables
+from recbole_choir.errors import ConfigError, nearest
+
+STUDY_KEYS = {"name", "datasets", "seeds", "tune", "common", "cells", "averages"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a study: a cell on a dataset with a seed and a point of the grid."""
+
+    cell: str
+    model: str
+    dataset: str
+    seed: int
+    config: dict[str, Any] = field(hash=False)
+    role: str = "seed"  # "tune" while choosing on validation, "seed" for the table
+
+    def key(self) -> str:
+        """Name of the run's record, from everything that was asked."""
+        asked = [self.model, self.dataset, self.seed, self.config]
+        return f"{self.dataset}-{self.cell}-{self.seed}-{records.config_hash({'asked': asked})}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A parsed study file."""
+
+    name: str
+    datasets: list[str]
+    seeds: list[int]
+    cells: list[dict[str, Any]]
+    common: dict[str, Any]
+    tune: dict[str, Any]
+    averages: list[dict[str, Any]]
+
+    @classmethod
+    def load(cls, path: Path) -> Study:
+        """Read and check a study file.
+
+        Raises:
+            ConfigError: An unknown or missing key, in one line.
+        """
+        content = yaml.safe_load(path.read_text()) or {}
+        for key in content:
+            if key not in STUDY_KEYS:
+                raise ConfigError(f"{path}: unknown key '{key}'{nearest(key, STUDY_KEYS)}")
+        for key in ("datasets", "seeds", "cells"):
+            if not content.get(key):
+                raise ConfigError(f"{path}: key '{key}' is missing or empty")
+        names = [cell.get("name", cell["model"]) for cell in content["cells"]]
+        for average in content.get("averages", []):
+            if average["of"] not in names:
+                raise ConfigError(
+                    f"{path}: average of '{average['of']}': no such cell"
+                    f"{nearest(average['of'], names)}"
+                )
+        return cls(
+            name=str(content.get("name", path.stem)),
+            datasets=list(content["datasets"]),
+            seeds=[int(s) for s in content["seeds"]],
+            cells=[{**c, "name": n} for c, n in zip(content["cells"], names)],
+            common=dict(content.get("common") or {}),
+            tune=dict(content.get("tune") or {}),
+            averages=list(content.get("averages") or []),
+        )
+
+    def grid(self) -> list[dict[str, Any]]:
+        """Points of the tuning grid; one empty point without one."""
+        grid = self.tune.get("grid") or {}
+        return [dict(zip(grid, point)) for point in itertools.product(*grid.values())]
+
+    def tuning_runs(self) -> Iterator[Run]:
+        """Runs that choose a point of the grid for each cell, on validation."""
+        points = self.grid()
+        if len(points) < 2:
+            return
+        for dataset, cell, point in itertools.product(self.datasets, self.cells, points):
+            config = {**self.common, **cell.get("config", {}), **point}
+            yield Run(cell["name"], cell["model"], dataset, int(self.tune["seed"]), config, "tune")
+
+    def seed_runs(self, chosen: dict[tuple[str, str], dict[str, Any]]) -> Iterator[Run]:
+        """Runs for the table, each cell at its chosen point."""
+        for dataset, cell, seed in itertools.product(self.datasets, self.cells, self.seeds):
+            point = chosen.get((dataset, cell["name"]), {})
+            config = {**self.common, **cell.get("config", {}), **point}
+            yield Run(cell["name"], cell["model"], dataset, seed, config)
+
+
+def _execute(run: Run, out: str, threads: int) -> str:
+    """Run in a fresh process; always leaves a record, also of a failure."""
+    torch.set_num_threads(threads)
+    path = Path(out) / f"{run.key()}.json"
+    config = {
+        **run.config,
+        "seed": run.seed,
+        "run_name": run.cell,
+        "show_progress": False,
+        "state": "WARNING",
+        "quiet": True,
+        "record_dir": str(Path(out) / "runs"),
+        "save_predictions": run.role == "seed",
+    }
+    try:
+        result = quick_start.run(run.model, run.dataset, config_dict=config)
+    except Exception as error:  # a failed cell is shown in the table, never skipped
+        records.write_json(path, {**_asked(run), "error": f"{type(error).__name__}: {error}"})
+        return f"{run.key()}: {error}"
+    record = result["record"]
+    source = Path(result["record_path"])
+    if source.with_suffix(".npz").exists():
+        os.replace(source.with_suffix(".npz"), path.with_suffix(".npz"))
+    source.unlink()
+    records.write_json(path, {**record, **_asked(run)})
+    return ""
+
+
+def _asked(run: Run) -> dict[str, Any]:
+    return {
+        "cell": run.cell,
+        "model": run.model,
+        "dataset": run.dataset,
+        "seed": run.seed,
+        "role": run.role,
+        "asked": run.config,
+    }
+
+
+def _run_all(runs: Sequence[Run], out: Path, workers: int, threads: int) -> None:
+    missing = [r for r in runs if not _finished(out / f"{r.key()}.json")]
+    if not missing:
+        return
+    context = get_context("spawn")
+    # One task a process: a crash or a leak of one run cannot touch another.
+    with (
+        ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool,
+        tqdm(total=len(missing), desc="runs") as bar,
+    ):
+        futures = {pool.submit(_execute, run, str(out), threads): run for run in missing}
+        for future in as_completed(futures):
+            message = future.result()
+            bar.set_postfix_str(futures[future].cell)
+            bar.update()
+            if message:
+                tqdm.write(f"failed: {message}")
+
+
+def _finished(path: Path) -> bool:
+    return path.exists() and "error" not in records.read_json(path)
+
+
+def choose(study: Study, out: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """For each dataset and cell, the grid point with the best validation GAUC."""
+    best: dict[tuple[str, str], tuple[float, dict[str, Any]]] = {}
+    for run in study.tuning_runs():
+        record = records.read_json(out / f"{run.key()}.json")
+        score = float(record.get("best_valid", {}).get("gauc", float("-inf")))
+        point = {k: run.config[k] for k in study.tune["grid"]}
+        if score > best.get((run.dataset, run.cell), (float("-inf"), {}))[0]:
+            best[(run.dataset, run.cell)] = (score, point)
+    return {key: point for key, (_, point) in best.items()}
+
+
+def average_records(study: Study, runs: Sequence[Run], out: Path) -> None:
+    """Write the control records: the mean score of pairs of seeds of one cell.
+
+    Averaging two seeds of the same model is the cheapest way to be larger; a gain that does not
+    beat it is a gain in size (specs of the study, control "two seeds averaged").
+    """
+    for average in study.averages:
+        for dataset in study.datasets:
+            members = [r for r in runs if r.cell == average["of"] and r.dataset == dataset]
+            paths = [out / f"{r.key()}.json" for r in members]
+            paths = [p for p in paths if p.with_suffix(".npz").exists()]
+            pairs = zip(paths, np.roll(np.array(paths, dtype=object), -1)) if len(paths) > 1 else ()
+            for first, second in pairs:
+                content = average_pair(first, Path(second), name=average["name"])
+                target = (
+                    out / f"{dataset}-{average['name'].replace(' ', '_')}-{first.stem[-8:]}.json"
+                )
+                records.write_json(target, content)
+
+
+def run_study(path: Path, out: Path, workers: int = 1, threads: int = 1) -> Path:
+    """Run what is missing of a study.
+
+    Args:
+        path: The study file.
+        out: Folder of the records; made if needed.
+        workers: Runs at a time.
+        threads: Threads a run. One by default: two threads on small layers were many times slower
+            than one on a busy machine.
+
+    Returns:
+        The folder of the records.
+    """
+    study = Study.load(path)
+    out.mkdir(parents=True, exist_ok=True)
+    tuning = list(study.tuning_runs())
+    _run_all(tuning, out, workers, threads)
+    chosen = choose(study, out)
+    runs = list(study.seed_runs(chosen))
+    _run_all(runs, out, workers, threads)
+    average_records(study, runs, out)
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``recbole-choir study FILE --out FOLDER [--workers N]``."""
+    parser = argparse.ArgumentParser(prog="recbole-choir study", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the records")
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time")
+    parser.add_argument("--threads", type=int, default=1, help="threads a run")
+    parser.add_argument("--table", type=Path, help="also write the tables to this Markdown file")
+    options = parser.parse_args(argv)
+    out = run_study(options.file, options.out, options.workers, options.threads)
+    text = markdown_tables(out)
+    print(text)
+    if options.table:
+        options.table.write_text(text)
+    return 0

@@ -1,0 +1,62 @@
+"""The door: ``run_recbole_choir.py`` and the console script ``recbole-choir``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from recbole_choir.analysis.study import main as study_main
+from recbole_choir.errors import ChoirError
+from recbole_choir.integration import known_models, parse_cli
+from recbole_choir.quick_start import run
+from recbole_choir.sources import known_datasets
+
+USAGE = """\
+usage: run_recbole_choir.py --model=MODEL [--dataset=DATASET]
+                            [--config_files="a.yaml b.yaml"] [--key=value ...]
+       recbole-choir study FILE --out FOLDER    many runs from one YAML file; see study --help
+
+  --model=ChoirRec         a model of this package or any context-aware model of RecBole,
+                           LightGBM or XGBoost; --list shows them all
+  --dataset=ml-100k        ml-100k comes with RecBole; others are looked for in data_path and,
+                           as raw files, in raw_data_path or RECBOLE_CHOIR_DATA
+  --key=value              any key of RecBole or of properties/overall.yaml; dotted keys reach
+                           into dictionaries: --semantic.input=behaviour
+  --nproc=2                train and evaluate in two processes
+  --list                   list the models and datasets that are known
+  --help                   this text
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry of ``run_recbole_choir.py`` and of the console script ``recbole-choir``.
+
+    Returns:
+        0 on success, 2 when the user has something to mend (one line on standard error).
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or any(a in ("-h", "--help") for a in argv):
+        print(USAGE)
+        return 0
+    try:
+        if "--list" in argv:
+            _print_known()
+            return 0
+        if argv[0] == "study":
+            return study_main(argv[1:])
+        cli = parse_cli(argv)
+        model = cli.pop("model", None)
+        if model is None:
+            print("error: --model is missing: --model=ChoirRec, or --list", file=sys.stderr)
+            return 2
+        files = str(cli.pop("config_files", "") or "").split()
+        run(model, cli.pop("dataset", "ml-100k"), files, cli=cli)
+    except ChoirError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _print_known() -> None:
+    print("models:  ", ", ".join(sorted(known_models())))
+    print("datasets:", ", ".join(sorted(known_datasets())))

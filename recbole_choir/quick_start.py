@@ -1,0 +1,184 @@
+"""Run one model from raw behaviour to a table of results.
+
+``run`` does in order what a user would: read the configuration, find or convert the dataset, split
+it in time, build or reuse the semantic table from the training rows, train, evaluate per segment,
+and leave one JSON record. Processes of a multi-process run enter through :func:`_worker`, which
+lives in a module that registers the models on import.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_choir.analysis import record as records
+from recbole_choir.analysis.report import console_report
+from recbole_choir.evaluator import Segments
+from recbole_choir.integration import (
+    ChoirConfig,
+    create_dataset,
+    create_model,
+    data_preparation,
+    distributed,
+    get_trainer,
+    init_logging,
+    init_seed,
+)
+from recbole_choir.sources import ensure_atomic_files, ensure_semantic_table
+
+logger = logging.getLogger("recbole_choir")
+
+
+def run(
+    model: str,
+    dataset: str = "ml-100k",
+    config_file_list: Sequence[str] | None = None,
+    config_dict: dict[str, Any] | None = None,
+    cli: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train and evaluate one model and write its record.
+
+    Args:
+        model: Name of a model, see ``--list``.
+        dataset: Name of a dataset. Defaults to the ml-100k that RecBole's package carries.
+        config_file_list: YAML files, later ones win.
+        config_dict: Values above the files.
+        cli: Already parsed command-line values, above everything else.
+
+    Returns:
+        RecBole's own keys (``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``,
+        ``test_result``) plus ``record`` (the record) and ``record_path``.
+
+    Raises:
+        ChoirError: Anything a user can mend, in one line.
+    """
+    arguments = {
+        "model": model,
+        "dataset": dataset,
+        "config_file_list": list(config_file_list or []),
+        "config_dict": dict(config_dict or {}),
+        "cli": dict(cli or {}),
+    }
+    config = ChoirConfig(**arguments)
+    nproc = int(config["nproc"])
+    if nproc <= 1:
+        return _run(config)
+    # The table is built once, here, before the processes start: they only read it.
+    init_logging(config)
+    ensure_atomic_files(config)
+    data = create_dataset(config)
+    data.build_splits()
+    table = ensure_semantic_table(config, data)
+    if table is not None:
+        arguments["cli"]["semantic_table"] = str(table)
+    results = distributed.spawn(_worker, nproc, (arguments,))
+    return results[0]
+
+
+def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
+    """One process of a multi-process run."""
+    return _run(ChoirConfig(**arguments))
+
+
+def _run(config: ChoirConfig) -> dict[str, Any]:
+    started = time.perf_counter()
+    init_logging(config)
+    init_seed(config["seed"], config["reproducibility"])
+    ensure_atomic_files(config)
+
+    data = create_dataset(config)
+    data.build_splits()
+    table = ensure_semantic_table(config, data)
+    if table is not None:
+        data.attach_semantic_table(table)
+    train, valid, test = data_preparation(config, data)
+    prepared = time.perf_counter()
+
+    # Model weights must not depend on how much randomness the data stage drew.
+    init_seed(config["seed"], config["reproducibility"])
+    model = create_model(config, data)
+    trainer = get_trainer(config)(config, model)
+    best_score, best_valid = trainer.fit(
+        train, valid, saved=True, show_progress=config["show_progress"]
+    )
+    trained = time.perf_counter()
+
+    test_result = trainer.evaluate(
+        test, load_best_model=True, show_progress=config["show_progress"]
+    )
+    predictions = trainer.predictions
+    segments = Segments.fit(
+        *data.train_events(),
+        n_users=data.user_num,
+        n_items=data.item_num,
+        low_share=config["low_activity_share"],
+        tail_user=config["tail_user"],
+        tail_item=config["tail_item"],
+    )
+    masks = segments.masks(predictions.users, predictions.items)
+    report = segments.report(
+        predictions.users,
+        predictions.items,
+        predictions.labels,
+        predictions.scores,
+        weighting=config["gauc_weighting"],
+    )
+    finished = time.perf_counter()
+
+    plain = config.plain()
+    groups = getattr(data.model_inputs, "groups", None)
+    content = {
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "seed": config["seed"],
+        "name": config["run_name"] or config["model"],
+        "time": records.now(),
+        "config": plain,
+        "config_hash": records.config_hash(plain),
+        "rows": data.split_sizes(),
+        "table": None if table is None else {"fingerprint": getattr(groups, "fingerprint", None)},
+        "parameters": model.parameter_count() if hasattr(model, "parameter_count") else None,
+        "best_valid": dict(best_valid or {}),
+        "test": dict(test_result),
+        "segments": report,
+        "history": trainer.history,
+        "seconds": {
+            "prepare": round(prepared - started, 2),
+            "train": round(trained - prepared, 2),
+            "test": round(finished - trained, 2),
+        },
+        "versions": records.versions(),
+    }
+    path = None
+    if distributed.rank() == 0:
+        path = _record_path(config, content)
+        records.write_json(path, content)
+        if config["save_predictions"]:
+            np.savez_compressed(
+                path.with_suffix(".npz"),
+                scores=predictions.scores.astype(np.float32),
+                labels=predictions.labels.astype(np.int8),
+                users=predictions.users,
+                items=predictions.items,
+                segments=np.stack(list(masks.values()), axis=1),
+            )
+        console_report(content, path)
+    return {
+        "best_valid_score": best_score,
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": best_valid,
+        "test_result": test_result,
+        "record": content,
+        "record_path": None if path is None else str(path),
+    }
+
+
+def _record_path(config: ChoirConfig, content: dict[str, Any]) -> Path:
+    name = str(content["name"]).replace(" ", "_").replace("/", "_")
+    file = f"{config['dataset']}-{name}-{config['seed']}-{content['config_hash']}.json"
+    return Path(config["record_dir"]) / file

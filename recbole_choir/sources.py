@@ -1,0 +1,82 @@
+"""Where the inputs of a run come from: atomic files of a dataset, and its semantic table."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from pathlib import Path
+from typing import Any
+
+from recbole_choir.errors import ConfigError, nearest
+from recbole_choir.paths import properties_dir
+
+logger = logging.getLogger("recbole_choir")
+
+CARRIED_BY_RECBOLE = "ml-100k"
+
+
+def _adapters() -> Any:
+    # By name, because in a checkout the folder lies beside the package and is joined at run time.
+    return importlib.import_module("recbole_choir.dataset_adapters")
+
+
+def known_datasets(data_path: str | Path = "dataset") -> set[str]:
+    """Names of datasets that can be run: adapters, our YAML files, folders with atomic files."""
+    names = {CARRIED_BY_RECBOLE, *_adapters().adapters()}
+    names |= {p.stem for p in (properties_dir() / "dataset").glob("*.yaml")}
+    root = Path(data_path)
+    if root.is_dir():
+        names |= {p.name for p in root.iterdir() if (p / f"{p.name}.inter").is_file()}
+    return names
+
+
+def ensure_atomic_files(config: Any) -> Path:
+    """Find the dataset's atomic files, converting the raw ones where an adapter knows how.
+
+    Args:
+        config: The run's configuration; ``data_path`` is RecBole's, ``raw_data_path`` (or the
+            environment variable ``RECBOLE_CHOIR_DATA``) names the folder of the raw files.
+
+    Returns:
+        The folder with ``<dataset>.inter``.
+
+    Raises:
+        ConfigError: No such dataset is known.
+        DataError: The raw files are missing or not what they should be.
+    """
+    name = str(config["dataset"])
+    folder = Path(config["data_path"])
+    if (folder / f"{name}.inter").is_file():
+        return folder
+    adapters = _adapters()
+    if name not in adapters.adapters():
+        known = known_datasets(folder.parent)
+        raise ConfigError(
+            f"dataset '{name}': no {folder / (name + '.inter')} and no adapter of that name"
+            f"{nearest(name, known)}; known: {', '.join(sorted(known))}"
+        )
+    raw = adapters.find_raw(name, config["raw_data_path"])
+    logger.info("converting the raw files of %s into %s", name, folder)
+    adapters.adapters()[name]().convert(raw, folder)
+    return folder
+
+
+def ensure_semantic_table(config: Any, dataset: Any) -> Path | None:
+    """Give the run its semantic table: the one named, a cached one, or a new one.
+
+    The table is made from the training rows alone and is addressed by the content of its inputs
+    and its recipe, so a second run with the same split and recipe reuses it.
+
+    Returns:
+        The table's folder, or None where nothing in the run reads a table.
+    """
+    choice = config["semantic_table"]
+    if str(choice).lower() == "none" or not dataset.needs_semantic_table():
+        return None
+    if str(choice) != "auto":
+        return Path(str(choice))
+    semantic = importlib.import_module("recbole_choir.semantic")
+    recipe = semantic.load_recipe(config["semantic_recipe"], dict(config["semantic"] or {}))
+    interactions, users, items = dataset.semantic_frames()
+    out = Path(config["semantic_dir"]) / f"{config['dataset']}-{recipe.name_hash()}"
+    return semantic.build(interactions, users, items, recipe, out)
