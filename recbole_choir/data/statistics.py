@@ -1,0 +1,197 @@
+"""Activity of users and items as of each row: counted from events strictly before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recbole_choir.data.asof import AsOfIndex, asof_sum, combine_keys
+
+Floats = NDArray[np.float64]
+
+SECONDS_A_DAY = 86_400.0
+#: Pseudo-exposures of the smoothed positive rate: ten rows at the population's rate.
+RATE_PRIOR = 10.0
+
+USER_STAT_NAMES = (
+    "log_exposures",
+    "log_positives",
+    "positive_rate",
+    "log_recency_days",
+    "log_categories",
+    "is_new",
+)
+ITEM_STAT_NAMES = ("log_exposures", "log_positives", "positive_rate", "log_age_days")
+#: Columns that are 0/1 flags: never standardised.
+FLAGS = ("is_new",)
+
+
+@dataclass(frozen=True)
+class Events:
+    """Labelled rows as arrays.
+
+    Args:
+        user, item: ``[E]`` internal ids.
+        time: ``[E]`` float64 seconds. In another unit the two columns in days are off by a factor
+            that standardising nearly undoes.
+        label: ``[E]`` 0 or 1.
+    """
+
+    user: NDArray[np.int64]
+    item: NDArray[np.int64]
+    time: Floats
+    label: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Events:
+        """The events at ``rows`` (positions or a mask)."""
+        return Events(self.user[rows], self.item[rows], self.time[rows], self.label[rows])
+
+
+@dataclass(frozen=True)
+class ActivityStatistics:
+    """Raw (not standardised) as-of statistics of rows.
+
+    Args:
+        user: ``[N, 6]`` columns ``USER_STAT_NAMES``; recency is NaN for a user without events.
+        item: ``[N, 4]`` columns ``ITEM_STAT_NAMES``.
+        n_buy: ``[N]`` positives of the user before the row.
+    """
+
+    user: Floats
+    item: Floats
+    n_buy: Floats
+
+
+def activity_statistics(
+    events: Events, rows: Events, categories: NDArray[np.integer] | None = None
+) -> ActivityStatistics:
+    """Count what users and items did strictly before each row.
+
+    Nothing depends on the rows' own labels or on any event at or after a row's time. The smoothed
+    rate is ``(positives + m p) / (exposures + m)`` with m = ``RATE_PRIOR`` and p the rate of the
+    whole population as of the row, itself smoothed by one positive and one negative.
+
+    Args:
+        events: What may be counted: all rows, or the training rows alone.
+        rows: The rows to describe; their labels are not read.
+        categories: ``[n_items, k]`` category ids of each item, 0-padded. Without it the distinct
+            categories of the user's positives are distinct items.
+
+    Returns:
+        Raw statistics; pass them to :func:`standardize`.
+
+    References:
+        AKT-Rec 4.1.1 (activity features); counts as of the row as in BASELINES section 0.
+    """
+    prior = population_rate(events, rows.time)
+    ones_and_labels = np.stack([np.ones(len(events)), events.label.astype(np.float64)], axis=1)
+
+    by_user = AsOfIndex(events.user, events.time)
+    start, end = by_user.bounds(rows.user, rows.time)
+    seen, bought = by_user.sum(ones_and_labels, start, end).T
+    recency = np.full(len(rows), np.nan)
+    known = end > start
+    recency[known] = np.log1p((rows.time[known] - by_user.time[end[known] - 1]) / SECONDS_A_DAY)
+    user = np.stack(
+        [
+            np.log1p(seen),
+            np.log1p(bought),
+            _smooth(bought, seen, prior),
+            recency,
+            np.log1p(distinct_positives(events, rows, categories)),
+            (~known).astype(np.float64),
+        ],
+        axis=1,
+    )
+
+    by_item = AsOfIndex(events.item, events.time)
+    start, end = by_item.bounds(rows.item, rows.time)
+    shown, sold = by_item.sum(ones_and_labels, start, end).T
+    age = np.zeros(len(rows))  # an item never seen before is new: age 0
+    known = end > start
+    age[known] = np.log1p((rows.time[known] - by_item.time[start[known]]) / SECONDS_A_DAY)
+    item = np.stack([np.log1p(shown), np.log1p(sold), _smooth(sold, shown, prior), age], axis=1)
+    return ActivityStatistics(user, item, bought)
+
+
+def population_rate(events: Events, time: Floats) -> Floats:
+    """Rate of positives of all events strictly before each time: ``(positives + 1) / (n + 2)``."""
+    order = np.argsort(events.time, kind="stable")
+    total = np.concatenate([[0.0], np.cumsum(events.label[order], dtype=np.float64)])
+    before = np.searchsorted(events.time[order], time, "left")
+    return (total[before] + 1.0) / (before + 2.0)
+
+
+def distinct_positives(
+    events: Events, rows: Events, categories: NDArray[np.integer] | None
+) -> Floats:
+    """Distinct categories (or items) among the user's positives strictly before each row: [N]."""
+    bought = events.take(events.label > 0)
+    if categories is None:
+        at, what = np.arange(len(bought)), bought.item
+    else:
+        at, what = expand_categories(bought.item, categories)
+    key = combine_keys(bought.user[at], what)
+    time = bought.time[at]
+    # Only the first event of each (user, category) adds one to the count.
+    order = np.lexsort((time, key))
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = key[order[1:]] != key[order[:-1]]
+    keep = order[first]
+    return asof_sum(bought.user[at][keep], time[keep], rows.user, rows.time)
+
+
+def expand_categories(
+    items: NDArray[np.integer], categories: NDArray[np.integer]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """List the categories of items as pairs (position in ``items``, category id).
+
+    Args:
+        items: ``[N]`` internal item ids.
+        categories: ``[n_items, k]``, 0-padded.
+    """
+    table = np.asarray(categories)[items]  # [N, k]
+    at, column = np.nonzero(table)
+    return at, table[at, column].astype(np.int64)
+
+
+def standardize(
+    raw: Floats, train: NDArray[np.integer] | NDArray[np.bool_] | slice, names: tuple[str, ...]
+) -> NDArray[np.float32]:
+    """Shift and scale columns by mean and standard deviation over the training rows.
+
+    A missing value (NaN: no event yet) becomes the largest value seen in training rows, which is
+    what "longest ago" means, and is told apart by the flag column. Flags stay 0 or 1.
+
+    Args:
+        raw: ``[N, p]``.
+        train: The training rows.
+        names: Names of the p columns.
+
+    Returns:
+        float32 ``[N, p]``, finite everywhere. A column constant in training is only shifted.
+    """
+    out = np.empty(raw.shape, dtype=np.float32)
+    for c, name in enumerate(names):
+        column = raw[:, c]
+        if name in FLAGS:
+            out[:, c] = column
+            continue
+        fitted = column[train]
+        fitted = fitted[np.isfinite(fitted)]
+        if fitted.size == 0:
+            out[:, c] = 0.0
+            continue
+        column = np.where(np.isfinite(column), column, fitted.max())
+        scale = float(fitted.std())
+        out[:, c] = (column - fitted.mean()) / (scale if scale > 1e-8 else 1.0)
+    return out
+
+
+def _smooth(positives: Floats, exposures: Floats, prior: Floats) -> Floats:
+    return (positives + RATE_PRIOR * prior) / (exposures + RATE_PRIOR)
