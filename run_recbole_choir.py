@@ -1,4 +1,4 @@
-"""Run one model: ``python run_recbole_choir.py --model=ChoirRec [--dataset=D] [--key=value ...]``."""
+"""Run one model: ``python run_recbole_choir.py --model=ChoirRec [--key=value ...]``."""
 
 from recbole_choir.cli import main
 
