@@ -1,0 +1,293 @@
+"""ChoirRec: an individual and a group channel that teach and complete each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from recbole_choir.data import fields
+from recbole_choir.errors import ConfigError
+from recbole_choir.model.base_recommender import ChoirRecommender, Features
+from recbole_choir.model.choirrec_settings import INDIVIDUAL_TO_GROUP, ChoirRecSettings
+from recbole_choir.model.layers.channel import Channel
+from recbole_choir.model.layers.distillation import GatedDistillation
+from recbole_choir.model.layers.epoch_meter import EpochMeter
+from recbole_choir.model.layers.field_embedding import ItemTokens
+from recbole_choir.model.layers.group_encoder import GroupLookup, embed_group_attributes
+from recbole_choir.model.layers.injection import AsymmetricInjection
+from recbole_choir.model.layers.prefix_fusion import PrefixFusion
+from recbole_choir.model.layers.reliability import Reliability, ReliabilityNetwork
+from recbole_choir.model.settings import ConfigLike
+
+if TYPE_CHECKING:
+    from recbole.data.interaction import Interaction
+
+    from recbole_choir.data.schema import ModelInputs
+
+
+class ChannelOutputs(NamedTuple):
+    """The outputs of a batch, each ``[B]``.
+
+    Attributes:
+        fused: Logit of the prediction, Eq. 10.
+        individual, group: Logits of the channels; group is None with a single tower.
+        alpha_distill, alpha_fusion: The gates; None where a setting removes them.
+    """
+
+    fused: torch.Tensor
+    individual: torch.Tensor
+    group: torch.Tensor | None
+    alpha_distill: torch.Tensor | None
+    alpha_fusion: torch.Tensor | None
+
+
+class ChoirRec(ChoirRecommender):
+    """Dual-channel model with semantic group knowledge.
+
+    In five lines::
+
+        h_ind_mid, h_grp_mid = first blocks of [Base's features], [e_G; e_P_G; item; S_G]
+        h_fuse  = W2 ReLU(W1 [sg(h_grp_mid); h_ind_mid])     added inside the individual tower
+        a_d, a_f = sigmoid heads of a network on the user's activity
+        z       = (1 - a_f) z_ind + a_f z_grp
+        L       = BCE(z) + lambda mean(g_qual a_d max(0, |s(sg(z_ind)/T) - s(z_grp/T)| - m)^2)
+
+    The individual channel is :class:`Base` under the same parameter names. Both channels share
+    the item, attribute and context tables; their attention weights, blocks and towers are their
+    own.
+
+    Args:
+        config: Settings, see ``properties/model/ChoirRec.yaml``; ``variant`` sets those that are
+            null (:class:`recbole_choir.model.choirrec_settings.ChoirRecSettings`).
+        dataset: Has ``model_inputs``, with ``groups`` unless every group input is off.
+
+    Raises:
+        ConfigError: If a setting is wrong, or a group input is on and the dataset has no groups.
+
+    References:
+        ChoirRec (Zhai et al.), 4.3.1, 4.4 and Eq. 4-12; Table 2 for the switches.
+    """
+
+    def __init__(self, config: ConfigLike, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.settings = ChoirRecSettings.from_config(config)
+        inputs: ModelInputs = dataset.model_inputs
+        self.groups = self._build_lookup(inputs)
+        group_width = self._build_group_encoders(config)
+        self._build_channels(group_width)
+        self._build_collaboration(inputs)
+        self.meter = EpochMeter()
+
+    @classmethod
+    def needs(cls, config: ConfigLike) -> frozenset[str]:
+        """The group tables and the group statistics, as the settings say."""
+        settings = ChoirRecSettings.from_config(config)
+        needed = set()
+        if settings.reads_groups or settings.use_group_stats:
+            needed.add("groups")
+        if settings.use_group_stats:
+            needed.add("group_stats")
+        return frozenset(needed)
+
+    def _build_lookup(self, inputs: ModelInputs) -> GroupLookup | None:
+        if not self.settings.reads_groups:
+            return None
+        if inputs.groups is None:
+            raise ConfigError(
+                f"ChoirRec: variant {self.settings.variant} expects a semantic table "
+                "(semantic_table: auto or a folder), got a dataset without one"
+            )
+        return GroupLookup(inputs.groups, inputs.schema.user_attrs)
+
+    def _build_group_encoders(self, config: ConfigLike) -> int:
+        """Build what encodes the group's own inputs; return their width."""
+        s, width = self.settings, 0
+        if s.use_group_id and self.groups is not None:
+            self.prefix_fusion = PrefixFusion(
+                self.groups.n_codes,
+                s.group_code_size,
+                s.group_id_hidden,
+                s.group_id_size,
+                s.eg_normalize,
+                s.eg_scale,
+                self.embedding_std,
+            )
+            width += self.prefix_fusion.width
+        if s.use_group_attr and self.groups is not None:
+            if not self.groups.fields:
+                self.logger.warning("ChoirRec: the semantic table describes no loaded user field")
+            width += self.embedding_size * len(self.groups.fields)
+        if s.use_group_seq:
+            self.group_attention = self._build_attention(config)
+            width += 2 * self.item_encoder.width
+        if s.use_group_stats:
+            width += self.require_group_stats()
+        return width
+
+    def _build_channels(self, group_width: int) -> None:
+        s = self.settings
+        # The group's inputs join the one tower, or open a channel of their own.
+        own = 0 if s.use_dual_channel else group_width
+        self.individual = Channel(self.h0_width + own, self.widths, self.dropout_prob)
+        if not s.use_dual_channel:
+            return
+        group_in = group_width + self.item_width + self.context_width
+        self.group = Channel(group_in, self.widths, self.dropout_prob)
+        if s.use_injection:
+            self.injection = AsymmetricInjection(
+                self.widths[0],
+                self.widths[0],
+                s.injection_hidden,
+                self.widths[1],
+                s.inject_stopgrad,
+            )
+
+    def _build_collaboration(self, inputs: ModelInputs) -> None:
+        s = self.settings
+        self.reliability: ReliabilityNetwork | None = None
+        self.distillation: GatedDistillation | None = None
+        if not s.use_dual_channel:
+            return
+        distill_head = s.use_kd and s.use_alpha_distill
+        fusion_head = s.fusion_gate == "learned"
+        if distill_head or fusion_head:
+            self.reliability = ReliabilityNetwork(
+                len(inputs.schema.user_stat_names),
+                s.reliability_hidden,
+                s.reliability_bucket_size,
+                s.fusion_bias_init,
+                distill_head,
+                fusion_head,
+                freeze_distill=s.kd_alpha_mode == "detach",
+            )
+        if s.use_kd:
+            self.distillation = GatedDistillation(
+                s.kd_loss,
+                s.kd_temperature,
+                s.kd_margin,
+                float(inputs.theta_act) if s.theta_act is None else s.theta_act,
+                s.theta_conf,
+                s.kd_detach_teacher,
+                s.kd_alpha_mode,
+                s.use_qual_gate,
+            )
+
+    def user_values(self, interaction: Interaction) -> list[torch.Tensor]:
+        """Attribute values of the users; with ``attr_impute`` the group's where one is missing.
+
+        Missing is id 0, or for several ids all of them. A float field has no such mark: a missing
+        value already holds the mean there and stays.
+
+        References:
+            ChoirRec 4.3.2; PAPER_GAPS C16 (b).
+        """
+        values = super().user_values(interaction)
+        if not self.settings.attr_impute or self.groups is None:
+            return values
+        group = self.groups.group_of(interaction[fields.SNAPSHOT], interaction[self.USER_ID])
+        stand_ins = self.groups.attributes(group)
+        for spec, at, stand_in in zip(
+            self.groups.fields, self.groups.positions, stand_ins, strict=True
+        ):
+            own = values[at]
+            if spec.kind == "token":
+                values[at] = torch.where(own == 0, stand_in, own)
+            elif spec.kind == "token_seq":
+                missing = (own == 0).all(-1)  # [B]
+                first = torch.where(missing, stand_in, own[:, 0])
+                values[at] = torch.cat([first.unsqueeze(1), own[:, 1:]], dim=1)
+        return values
+
+    def group_inputs(
+        self, interaction: Interaction, features: Features, items: ItemTokens
+    ) -> list[torch.Tensor]:
+        """``[e_G; e_P_G; s_G; m_G; group statistics]`` of a batch, as far as they are on."""
+        s, parts = self.settings, []
+        if self.groups is not None:
+            snapshot, user = interaction[fields.SNAPSHOT], interaction[self.USER_ID]
+            if s.use_group_id:
+                parts.append(self.prefix_fusion(self.groups.codes_of(snapshot, user)))
+            group = self.groups.group_of(snapshot, user)
+            if s.use_group_attr:
+                parts += embed_group_attributes(
+                    self.user_bank, self.groups.positions, self.groups.attributes(group)
+                )
+            if s.use_group_seq:
+                keys, mask = self.groups.sequence(group, items)
+                parts.append(
+                    self.group_attention(features.item_token, keys, mask).pooled.flatten(1)
+                )
+        if s.use_group_stats:
+            parts.append(self.statistics(interaction, fields.GROUP_STATS))
+        return parts
+
+    def channels(self, interaction: Interaction) -> ChannelOutputs:
+        """Run both channels on a batch."""
+        s = self.settings
+        extra = 0
+        if s.use_group_seq and self.groups is not None:
+            rows = min(self.groups.n_groups, interaction[self.ITEM_ID].shape[0])
+            extra = rows * self.groups.group_seq.shape[1]
+        items = self.item_tokens(interaction, extra)
+        features = self.encode(interaction, items)
+        group_parts = self.group_inputs(interaction, features, items)
+        if not s.use_dual_channel:
+            z = self.individual(torch.cat([features.concat(), *group_parts], dim=-1))
+            return ChannelOutputs(z, z, None, None, None)
+
+        individual_mid = self.individual.mid(features.concat())
+        group_mid = self.group.mid(
+            torch.cat(
+                [*group_parts, features.item_token, features.item_stats, features.context], dim=-1
+            )
+        )
+        fuse = self.injection(group_mid, individual_mid) if s.use_injection else None  # Eq. 6
+        z_individual = self.individual.logit(individual_mid, fuse)
+        z_group = self.group.logit(group_mid)
+
+        alpha = Reliability(None, None)
+        if self.reliability is not None:
+            alpha = self.reliability(
+                self.statistics(interaction, fields.USER_STATS),
+                interaction[fields.N_BUY].to(z_group.dtype),
+            )
+        gate = alpha.fusion if alpha.fusion is not None else float(s.fusion_gate)
+        fused = (1 - gate) * z_individual + gate * z_group  # Eq. 10
+        return ChannelOutputs(fused, z_individual, z_group, alpha.distill, alpha.fusion)
+
+    def forward(self, interaction: Interaction) -> torch.Tensor:
+        """Fused logit ``[B]`` of each row."""
+        return self.channels(interaction).fused
+
+    def calculate_loss(self, interaction: Interaction) -> torch.Tensor:
+        """``BCE(z) + lambda L_KD`` (Eq. 11-12), and ``aux_bce`` times the group logit's BCE."""
+        s, out = self.settings, self.channels(interaction)
+        loss = self.bce(out.fused, interaction)
+        if out.group is None:
+            return loss
+        n_buy = interaction[fields.N_BUY]
+        if self.distillation is not None:
+            pair = (out.individual, out.group)
+            teacher, student = pair if s.kd_direction == INDIVIDUAL_TO_GROUP else pair[::-1]
+            distilled = self.distillation(teacher, student, n_buy, out.alpha_distill)
+            loss = loss + s.kd_lambda * distilled.loss
+            self.meter.add_distillation(distilled.qualified, distilled.active, out.alpha_distill)
+        if s.aux_bce > 0:
+            loss = loss + s.aux_bce * self.bce(out.group, interaction)
+        if out.alpha_fusion is not None:
+            self.meter.add_fusion(n_buy, out.alpha_fusion)
+        return loss
+
+    def on_epoch_start(self, epoch: int) -> None:
+        """Start counting the gates of this epoch."""
+        self.meter.reset()
+
+    def epoch_diagnostics(self) -> dict[str, float]:
+        """Gates over the epoch's training rows so far.
+
+        ``frac_qualified``, ``frac_margin_active`` (of the qualified), ``mean_alpha_distill``,
+        ``mean_alpha_fusion`` and ``mean_alpha_fusion_level_1`` (least active) to ``_5``. The paper
+        reports level 1 at about 2.1 times level 5.
+        """
+        return self.meter.report()

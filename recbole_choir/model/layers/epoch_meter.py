@@ -1,0 +1,75 @@
+"""What the gates of ChoirRec did over an epoch, counted on the device without a sync per step."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+N_COUNTS = 1024  # counts of purchases from 0 to 1022 are kept apart; the last slot is the rest
+N_LEVELS = 5
+
+
+class EpochMeter(nn.Module):
+    """Sums over the rows of an epoch; read once, at its end.
+
+    The mean fusion gate is reported for five activity levels: rows sorted by their user's
+    purchases before the row and cut into five equal parts, rows of equal counts kept together.
+    """
+
+    totals: torch.Tensor
+    by_count: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # rows, qualified, active, sum of alpha_distill, rows with a distillation step
+        self.register_buffer("totals", torch.zeros(5, dtype=torch.float64), persistent=False)
+        # rows and sum of alpha_fusion by number of purchases
+        shape = (N_COUNTS, 2)
+        self.register_buffer("by_count", torch.zeros(shape, dtype=torch.float64), persistent=False)
+
+    def reset(self) -> None:
+        """Forget everything counted so far."""
+        self.totals.zero_()
+        self.by_count.zero_()
+
+    @torch.no_grad()
+    def add_distillation(
+        self, qualified: torch.Tensor, active: torch.Tensor, alpha: torch.Tensor | None
+    ) -> None:
+        """Count a batch of gates ``[B]``; ``alpha`` None stands for 1."""
+        n = qualified.new_tensor(float(qualified.shape[0])) if alpha is None else alpha.sum()
+        sums = torch.stack([qualified.sum(), active.sum(), n])
+        self.totals[1:4] += sums
+        self.totals[4] += qualified.shape[0]
+
+    @torch.no_grad()
+    def add_fusion(self, n_buy: torch.Tensor, alpha: torch.Tensor) -> None:
+        """Count a batch of fusion gates ``[B]`` of users with ``n_buy`` ``[B]`` purchases."""
+        slot = n_buy.long().clamp_(0, N_COUNTS - 1)
+        pairs = torch.stack([torch.ones_like(alpha), alpha], dim=1).to(self.by_count.dtype)
+        self.by_count.index_add_(0, slot, pairs)
+        self.totals[0] += alpha.shape[0]
+
+    def report(self) -> dict[str, float]:
+        """Figures of the epoch so far; what has no rows is left out."""
+        rows, qualified, active, alpha, distilled = self.totals.tolist()
+        figures: dict[str, float] = {}
+        if distilled:
+            figures["frac_qualified"] = qualified / distilled
+            figures["mean_alpha_distill"] = alpha / distilled
+        if qualified:
+            figures["frac_margin_active"] = active / qualified
+        if rows:
+            count, gate = self.by_count.cpu().unbind(1)
+            figures["mean_alpha_fusion"] = float(gate.sum() / rows)
+            # The level of a count is the one that the middle of its rows falls into.
+            middle = count.cumsum(0) - count / 2
+            level = (middle * N_LEVELS / rows).long().clamp_(0, N_LEVELS - 1)
+            level_rows = torch.zeros(N_LEVELS, dtype=count.dtype).index_add_(0, level, count)
+            level_gate = torch.zeros(N_LEVELS, dtype=count.dtype).index_add_(0, level, gate)
+            for i in range(N_LEVELS):
+                if level_rows[i] > 0:
+                    figures[f"mean_alpha_fusion_level_{i + 1}"] = float(
+                        level_gate[i] / level_rows[i]
+                    )
+        return figures

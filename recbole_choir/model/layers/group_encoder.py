@@ -1,0 +1,98 @@
+"""What the semantic table knows of a row's group: code, attributes and behaviour sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from recbole_choir.data.schema import Field
+from recbole_choir.model.layers.field_embedding import FieldBank, ItemTokens
+from recbole_choir.model.layers.lookup import gather_rows
+
+if TYPE_CHECKING:
+    from recbole_choir.data.semantic_table import GroupTables
+
+
+class GroupLookup(nn.Module):
+    """The group tables as buffers beside the model, read by (snapshot, user).
+
+    They are not saved with the weights: they are those of the semantic table. Row 0 of every
+    group array is the empty group; snapshot 0 and users without a group lead to it.
+
+    Args:
+        groups: The group tables of the dataset.
+        user_attrs: User fields; those that the table describes become :attr:`fields`.
+    """
+
+    user_group: torch.Tensor
+    user_codes: torch.Tensor
+    group_seq: torch.Tensor
+    group_size: torch.Tensor
+
+    def __init__(self, groups: GroupTables, user_attrs: Sequence[Field]) -> None:
+        super().__init__()
+        self.n_codes = [int(k) for k in groups.n_codes]
+        self.n_groups = int(groups.group_seq.shape[0])
+        self.register_buffer("user_group", groups.user_group.int(), persistent=False)
+        self.register_buffer("user_codes", groups.user_codes.int(), persistent=False)
+        self.register_buffer("group_seq", groups.group_seq.int(), persistent=False)
+        self.register_buffer("group_size", groups.group_size, persistent=False)
+        self.fields: list[Field] = []
+        self.positions: list[int] = []  # of these fields among the user attributes
+        for position, spec in enumerate(user_attrs):
+            if spec.name not in groups.group_attr:
+                continue
+            values = groups.group_attr[spec.name]
+            values = values.float() if spec.kind == "float" else values.long()
+            self.register_buffer(f"attr_{len(self.fields)}", values, persistent=False)
+            self.fields.append(spec)
+            self.positions.append(position)
+
+    def group_of(self, snapshot: torch.Tensor, user: torch.Tensor) -> torch.Tensor:
+        """Row ``[B]`` of the group arrays for each row's snapshot and user."""
+        return self.user_group[snapshot, user].long()
+
+    def codes_of(self, snapshot: torch.Tensor, user: torch.Tensor) -> torch.Tensor:
+        """Codes ``[B, M]``, 0 for unknown, else the code + 1."""
+        return self.user_codes[snapshot, user].long()
+
+    def attributes(self, group: torch.Tensor) -> list[torch.Tensor]:
+        """Value ``[B]`` of each field in :attr:`fields`: its members' mode or mean."""
+        return [self.get_buffer(f"attr_{i}")[group] for i in range(len(self.fields))]
+
+    def sequence(self, group: torch.Tensor, items: ItemTokens) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens ``[B, L_G, D]`` and mask ``[B, L_G]`` of the groups' behaviour sequences.
+
+        With fewer groups than rows the sequences are encoded once a group, and each row copies
+        one block instead of L_G single tokens.
+        """
+        if self.n_groups <= group.shape[0]:
+            blocks = items.lookup(self.group_seq)  # [G, L_G, D]
+            return gather_rows(blocks, group), (self.group_seq > 0)[group]
+        ids = self.group_seq[group]  # [B, L_G]
+        return items.lookup(ids), ids > 0
+
+
+def embed_group_attributes(
+    bank: FieldBank, positions: Sequence[int], values: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """``e_P_G``: the group's attribute values through the users' own tables.
+
+    Args:
+        bank: Embeddings of the user attributes.
+        positions: Index of each value's field in the bank.
+        values: ``[B]`` per field; one id also where users have several (token_seq).
+
+    Returns:
+        A ``[B, d]`` per field.
+
+    References:
+        ChoirRec 4.3.2; PAPER_GAPS C16 (shared tables).
+    """
+    parts = []
+    for position, value in zip(positions, values, strict=True):
+        parts.append(bank.embed_one(position, value))
+    return parts
