@@ -1,0 +1,63 @@
+"""Study files are checked before anything runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recbole_choir.analysis.study import Study, choose
+from recbole_choir.errors import ConfigError
+
+GOOD = {
+    "datasets": ["d"],
+    "seeds": [1, 2],
+    "common": {"epochs": 9},
+    "tune": {"seed": 7, "grid": {"learning_rate": [0.1, 0.2]}},
+    "cells": [{"model": "Base"}, {"name": "C", "model": "ChoirRec", "config": {"epochs": 3}}],
+    "averages": [{"name": "two", "of": "Base"}],
+}
+
+
+def _study(tmp_path: Path, **changes: object) -> Study:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({**GOOD, **changes}))
+    return Study.load(path)
+
+
+def test_every_cell_is_tuned_on_the_same_grid(tmp_path: Path) -> None:
+    runs = list(_study(tmp_path).tuning_runs())
+    assert [(r.cell, r.config["learning_rate"]) for r in runs] == [
+        ("Base", 0.1),
+        ("Base", 0.2),
+        ("C", 0.1),
+        ("C", 0.2),
+    ]
+    assert {r.seed for r in runs} == {7}
+    assert [r.config["epochs"] for r in runs] == [9, 9, 3, 3], "a cell's own key wins"
+
+
+def test_the_choice_is_made_on_validation(tmp_path: Path) -> None:
+    study = _study(tmp_path)
+    for run, valid, test in zip(study.tuning_runs(), [0.6, 0.7, 0.9, 0.8], [0.9, 0.1, 0.1, 0.9]):
+        content = {"best_valid": {"gauc": valid}, "test": {"gauc": test}}
+        (tmp_path / f"{run.key()}.json").write_text(json.dumps(content))
+    chosen = choose(study, tmp_path)
+    assert chosen == {("d", "Base"): {"learning_rate": 0.2}, ("d", "C"): {"learning_rate": 0.1}}
+    assert [r.config["learning_rate"] for r in study.seed_runs(chosen)] == [0.2, 0.2, 0.1, 0.1]
+
+
+def test_keys_name_everything_that_was_asked(tmp_path: Path) -> None:
+    keys = [r.key() for r in _study(tmp_path).tuning_runs()]
+    assert len(set(keys)) == len(keys)
+
+
+def test_unknown_key_and_unknown_member(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'seed'.*did you mean 'seeds'"):
+        _study(tmp_path, seed=1)
+    with pytest.raises(ConfigError, match=r"average of 'Bass'.*did you mean 'Base'"):
+        _study(tmp_path, averages=[{"name": "x", "of": "Bass"}])
+    with pytest.raises(ConfigError, match="'cells' is missing"):
+        _study(tmp_path, cells=[])
