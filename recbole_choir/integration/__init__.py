@@ -8,8 +8,8 @@ from typing import Any
 
 if importlib.util.find_spec("recbole") is None:
     raise ImportError(
-        "recbole-choir needs RecBole 1.2.1 to train and evaluate: pip install recbole==1.2.1, or on "
-        "Python 3.12 and later (its pinned ray has no wheel there): "
+        "recbole-choir needs RecBole 1.2.1 to train and evaluate: pip install recbole==1.2.1, or "
+        "on Python 3.12 and later (its pinned ray has no wheel there): "
         "pip install --no-deps recbole==1.2.1",
         name="recbole",
     )

@@ -1,9 +1,9 @@
 """Checkpoints that hold tensors and plain values only, so that loading one runs no code.
 
 RecBole pickles its ``Config`` object into every checkpoint, and such a file can only be read by
-executing what is in it. The form here is ``torch.save`` of a dict of tensors and plain values, which
-``torch.load(weights_only=True)`` reads. It is written beside its place and renamed when whole: a
-killed run or a full disk leaves the older file.
+executing what is in it. The form here is ``torch.save`` of a dict of tensors and plain values,
+which ``torch.load(weights_only=True)`` reads. It is written beside its place and renamed when
+whole: a killed run or a full disk leaves the older file.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 Every remedy is confined to RecBole's own modules:
 
-* numpy: RecBole writes ``np.float``, ``np.long`` and others into numpy itself, so that every library
-  in the process sees them (and ``hasattr(np, "float")`` starts to lie); on numpy 2 that also fails.
-  Here RecBole's modules get a private view of numpy that knows the old names; numpy is left alone.
+* numpy: RecBole writes ``np.float``, ``np.long`` and others into numpy itself, so that every
+  library in the process sees them (and ``hasattr(np, "float")`` starts to lie); on numpy 2 that
+  also fails. Here RecBole's modules get a private view of numpy that knows the old names; numpy
+  itself is left alone.
 * pandas: the few methods that pandas 3 breaks are compiled anew from RecBole's source with two
   expressions rewritten (:class:`_PandasThree`). What pandas 2 does with the result is unchanged.
 * scipy: ``dok_matrix._update`` is given back where scipy has removed it, under its private name.

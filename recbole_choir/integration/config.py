@@ -77,6 +77,8 @@ class ChoirConfig(Config):
             that is not of labelled rows. One line.
     """
 
+    parameters: dict[str, list[str]]
+
     def __init__(
         self,
         model: str | type | None = None,
@@ -99,7 +101,8 @@ class ChoirConfig(Config):
     def _init_parameters_category(self) -> None:
         super()._init_parameters_category()
         # RecBole appends to these lists, which are its module's own.
-        self.parameters = {name: list(keys) for name, keys in self.parameters.items()}
+        shared = self.parameters
+        self.parameters = {name: list(keys) for name, keys in shared.items()}
 
     def _build_yaml_loader(self) -> type[YamlLoader]:
         return YamlLoader
