@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recbole_choir.data.asof import asof_sum, combine_keys
+from recbole_choir.data.asof import AsOfIndex
 from recbole_choir.data.statistics import Events, expand_categories, population_rate
 
 Floats = NDArray[np.float64]
@@ -113,6 +113,36 @@ def standardize_groups(
     return np.where(stats.known[:, None], np.clip(out, -CLIP, CLIP), 0.0).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class _Pairs:
+    """Events, or rows, beside what they are about: an item, or one of its categories.
+
+    Args:
+        at: ``[P]`` position of the event or row.
+        user, what, time: ``[P]``.
+        label: ``[P]``; read of events only.
+    """
+
+    at: NDArray[np.int64]
+    user: NDArray[np.int64]
+    what: NDArray[np.int64]
+    time: Floats
+    label: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, events: Events, categories: NDArray[np.integer] | None) -> _Pairs:
+        if categories is None:
+            at = np.arange(len(events), dtype=np.int64)
+            return cls(at, events.user, events.item, events.time, events.label)
+        at, what = expand_categories(events.item, categories)
+        return cls(at, events.user[at], what, events.time[at], events.label[at])
+
+    def take(self, keep: NDArray[np.integer] | slice) -> _Pairs:
+        return _Pairs(
+            self.at[keep], self.user[keep], self.what[keep], self.time[keep], self.label[keep]
+        )
+
+
 def _block(
     events: Events,
     rows: Events,
@@ -124,36 +154,30 @@ def _block(
     categories: NDArray[np.integer] | None,
 ) -> Floats:
     """Columns log exposures, log positives and lift for items, or for categories: [N, 3]."""
-    # Pairs (event, what) and (row, what); for items every row is one pair.
-    e_at, e_what = _pairs(events.item, categories)
-    counted = np.stack([np.ones(len(e_at)), events.label[e_at].astype(np.float64)], axis=1)
-    e_user, e_time = events.user[e_at], events.time[e_at]
-
     wanted = np.flatnonzero(known)
-    q_at, q_what = _pairs(rows.item[wanted], categories)
-    q_row = wanted[q_at]
-    q_user, q_time = rows.user[q_row], rows.time[q_row]
+    asked = _Pairs.of(rows.take(wanted), categories)
+    # In the order of time, which every index below needs, and so that a prefix is a period.
+    by_time = np.argsort(events.time, kind="stable")
+    done = _Pairs.of(events.take(by_time), categories)
+    width = int(max(done.what.max(initial=0), asked.what.max(initial=0))) + 1
 
-    own = asof_sum(
-        combine_keys(e_user, e_what), e_time, combine_keys(q_user, q_what), q_time, counted
-    )  # [P, 2]
-    everyone = asof_sum(e_what, e_time, q_what, q_time, counted) - own
+    own = _counts(done, asked, done.user * width + done.what, asked.user * width + asked.what)
+    everyone = _counts(done, asked, done.what, asked.what) - own  # [P, 2]
     group = np.zeros_like(own)
     for s, members in groups.items():
-        here = np.flatnonzero(snapshot[q_row] == s)
+        here = np.flatnonzero(snapshot[wanted[asked.at]] == s)
         if not len(here):
             continue
-        before = np.flatnonzero(e_time < q_time[here].max())
-        total = _weighted(
-            members, e_user[before], e_what[before], e_time[before], counted[before],
-            q_user[here], q_what[here], q_time[here],
-        )  # fmt: skip
+        query = asked.take(here)
+        before = done.take(slice(0, int(np.searchsorted(done.time, query.time.max()))))
         # The user's own events entered with the product of both weights of every shared group.
-        same = np.where(members.index > 0, members.weight, 0.0)[q_user[here]]
+        same = np.where(members.index > 0, members.weight, 0.0)[query.user]
+        total = _weighted(members, before, query, width)
         group[here] = np.maximum(total - own[here] * (same**2).sum(axis=1, keepdims=True), 0.0)
 
-    per_row = np.maximum(np.bincount(q_at, minlength=len(wanted)), 1)[:, None]
-    group, everyone = (_add(v, q_at, len(wanted)) / per_row for v in (group, everyone))
+    per_row = np.maximum(np.bincount(asked.at, minlength=len(wanted)), 1)[:, None]
+    group = _add(group, asked.at, len(wanted)) / per_row
+    everyone = _add(everyone, asked.at, len(wanted)) / per_row
     out = np.zeros((len(rows), 3))
     base = (everyone[:, 1] + prior * rate[wanted]) / (everyone[:, 0] + prior)
     lift = np.log((group[:, 1] + prior * base) / (group[:, 0] + prior) / base)
@@ -161,40 +185,51 @@ def _block(
     return out
 
 
-def _weighted(
-    members: Membership,
-    e_user: NDArray[np.int64],
-    e_what: NDArray[np.int64],
-    e_time: Floats,
-    counted: Floats,
-    q_user: NDArray[np.int64],
-    q_what: NDArray[np.int64],
-    q_time: Floats,
+def _counts(
+    done: _Pairs,
+    asked: _Pairs,
+    done_key: NDArray[np.int64],
+    asked_key: NDArray[np.int64],
+    weight: Floats | None = None,
 ) -> Floats:
-    """Sum over shared groups of the member's weight times the querying user's weight: [Q, 2]."""
-    member = (members.index > 0) & (members.weight > 0)  # [n_users, k]
-    e, slot = np.nonzero(member[e_user])
-    e_group = members.index[e_user[e], slot]
-    q, q_slot = np.nonzero(member[q_user])
-    q_group = members.index[q_user[q], q_slot]
-    found = asof_sum(
-        combine_keys(e_group, e_what[e]),
-        e_time[e],
-        combine_keys(q_group, q_what[q]),
-        q_time[q],
-        counted[e] * members.weight[e_user[e], slot][:, None],
+    """Exposures and positives with each query's key, strictly before it: [Q, 2]."""
+    index = AsOfIndex(done_key, done.time)
+    start, end = index.bounds(asked_key, asked.time)
+    label = done.label if weight is None else done.label * weight
+    exposures = (
+        (end - start).astype(np.float64) if weight is None else index.sum(weight, start, end)
     )
-    return _add(found * members.weight[q_user[q], q_slot][:, None], q, len(q_user))
+    return np.stack([exposures, index.sum(label, start, end)], axis=1)
+
+
+def _weighted(members: Membership, done: _Pairs, asked: _Pairs, width: int) -> Floats:
+    """Sum over shared groups of the member's weight times the querying user's weight: [Q, 2]."""
+    if members.index.shape[1] == 1 and bool((members.weight == 1).all()):
+        group = members.index[:, 0].astype(np.int64)
+        keep = np.flatnonzero(group[done.user] > 0)
+        done = done.take(keep)
+        # Every user asked for has a group here: rows without one were left out before.
+        return _counts(
+            done,
+            asked,
+            group[done.user] * width + done.what,
+            group[asked.user] * width + asked.what,
+        )
+    member = (members.index > 0) & (members.weight > 0)  # [n_users, k]
+    e, slot = np.nonzero(member[done.user])
+    done = done.take(e)
+    q, q_slot = np.nonzero(member[asked.user])
+    query = asked.take(q)
+    found = _counts(
+        done,
+        query,
+        members.index[done.user, slot].astype(np.int64) * width + done.what,
+        members.index[query.user, q_slot].astype(np.int64) * width + query.what,
+        members.weight[done.user, slot],
+    )
+    return _add(found * members.weight[query.user, q_slot][:, None], q, len(asked.at))
 
 
 def _add(values: Floats, at: NDArray[np.integer], n: int) -> Floats:
     """Add the rows of ``values`` [P, 2] into ``n`` bins."""
     return np.stack([np.bincount(at, weights=values[:, c], minlength=n) for c in (0, 1)], axis=1)
-
-
-def _pairs(
-    items: NDArray[np.int64], categories: NDArray[np.integer] | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    if categories is None:
-        return np.arange(len(items), dtype=np.int64), items
-    return expand_categories(items, categories)

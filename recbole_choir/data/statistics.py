@@ -89,11 +89,9 @@ def activity_statistics(
         AKT-Rec 4.1.1 (activity features); counts as of the row as in BASELINES section 0.
     """
     prior = population_rate(events, rows.time)
-    ones_and_labels = np.stack([np.ones(len(events)), events.label.astype(np.float64)], axis=1)
-
     by_user = AsOfIndex(events.user, events.time)
     start, end = by_user.bounds(rows.user, rows.time)
-    seen, bought = by_user.sum(ones_and_labels, start, end).T
+    seen, bought = (end - start).astype(np.float64), by_user.sum(events.label, start, end)
     recency = np.full(len(rows), np.nan)
     known = end > start
     recency[known] = np.log1p((rows.time[known] - by_user.time[end[known] - 1]) / SECONDS_A_DAY)
@@ -111,7 +109,7 @@ def activity_statistics(
 
     by_item = AsOfIndex(events.item, events.time)
     start, end = by_item.bounds(rows.item, rows.time)
-    shown, sold = by_item.sum(ones_and_labels, start, end).T
+    shown, sold = (end - start).astype(np.float64), by_item.sum(events.label, start, end)
     age = np.zeros(len(rows))  # an item never seen before is new: age 0
     known = end > start
     age[known] = np.log1p((rows.time[known] - by_item.time[start[known]]) / SECONDS_A_DAY)
@@ -139,10 +137,8 @@ def distinct_positives(
     key = combine_keys(bought.user[at], what)
     time = bought.time[at]
     # Only the first event of each (user, category) adds one to the count.
-    order = np.lexsort((time, key))
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = key[order[1:]] != key[order[:-1]]
-    keep = order[first]
+    index = AsOfIndex(key, time)
+    keep = np.sort(index.order[index.first[:-1]])
     return asof_sum(bought.user[at][keep], time[keep], rows.user, rows.time)
 
 
