@@ -56,7 +56,7 @@ def _record(folder: Path, name: str, seed: int, scores: list[float], users: list
                 "segments": {
                     "all": row,
                     "low": {**row, "rows": 2},
-                    "new_users": {**row, "rows": 0},
+                    "new": {**row, "rows": 0},
                 },
             }
         )
