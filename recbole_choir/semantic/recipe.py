@@ -13,11 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.paths import properties_dir
+from recbole_choir.semantic.fingerprint import fingerprint_json
 
 DEFAULT_RECIPE = "embedded"
 
 #: Users per group aimed at when the number of clusters is chosen (PAPER_GAPS C13).
 USERS_PER_GROUP = 20
+
+#: Inputs that embed text and so need an encoder.
+TEXT_INPUTS = ("text", "text_parts")
 
 
 class Recipe(BaseModel):
@@ -112,6 +116,10 @@ class Recipe(BaseModel):
             raise ConfigError(
                 f"recipe.agg_level: expected 'backoff' or 1..{self.n_levels}, got {self.agg_level}"
             )
+
+    def name_hash(self) -> str:
+        """Short name for files: the input and a fingerprint of all fields (``text-1f0c...``)."""
+        return f"{self.input}-{fingerprint_json(self.model_dump(mode='json'))[:10]}"
 
     def clusters_for(self, n_users: int) -> list[int]:
         """Number of codewords at each level for that many users."""

@@ -1,0 +1,165 @@
+"""Profiles: what they say, what they must not see, and that they stay the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recbole_choir.errors import ConfigError
+from recbole_choir.semantic import verbalize as v
+from recbole_choir.semantic.frames import Frames
+from recbole_choir.semantic.profile import TemplateEngine, make_engine
+
+DAY = 86_400.0
+NOW = 1000 * DAY
+
+USERS = pd.DataFrame(
+    {
+        "user_id": ["u", "w", "x"],
+        "age": ["24", None, None],
+        "gender": ["M", "F", None],
+        "income": [12345.0, np.nan, np.nan],
+    }
+)
+ITEMS = pd.DataFrame(
+    {
+        "item_id": list("abcde"),
+        "title": ["Piano, The", "Heat", None, "Brazil", "Alien"],
+        "category": [["Drama"], ["Crime", "Drama"], ["Drama"], ["Sci-Fi"], ["Horror"]],
+    }
+)
+
+
+def events_of(*rows: tuple[str, str, float, int]) -> pd.DataFrame:
+    """Rows of user, item, days before NOW, label."""
+    frame = pd.DataFrame(list(rows), columns=["user_id", "item_id", "age_days", "label"])
+    frame["timestamp"] = NOW - frame["age_days"] * DAY
+    return frame[["user_id", "item_id", "timestamp", "label"]]
+
+
+EVENTS = events_of(
+    ("u", "a", 100, 1), ("u", "b", 90, 1), ("u", "c", 80, 1), ("u", "e", 50, 0),
+    ("u", "d", 20, 1), ("w", "e", 2, 0),
+)  # fmt: skip
+
+
+def facts_of(events: pd.DataFrame, time: float = NOW, **kwargs) -> pd.DataFrame:
+    return v.verbalize(Frames(events, USERS, ITEMS, time), **kwargs).set_index("user_id")
+
+
+def text_of(events: pd.DataFrame, time: float = NOW) -> list[str]:
+    return TemplateEngine().write(v.verbalize(Frames(events, USERS, ITEMS, time)))
+
+
+def test_facts_by_hand() -> None:
+    u = facts_of(EVENTS).loc["u"]
+    assert u[v.ATTRIBUTES] == "age 24, gender male, income 12000"
+    assert u[v.LONG] == "Drama, Crime, Sci-Fi"  # 3, 1, 1: ties by name
+    assert u[v.MEDIUM] == "Sci-Fi"
+    assert u[v.RECENT] == ""
+    assert u[v.NEW] == ""  # Sci-Fi is named already
+    assert u[v.TITLES] == "Brazil / Heat / The Piano"  # c has no title
+    assert u[v.ACTIVITY] == "occasional"
+    assert u[v.REPEAT] == ""
+
+
+def test_negative_labels_are_no_purchases() -> None:
+    w = facts_of(EVENTS).loc["w"]
+    assert w[v.ATTRIBUTES] == "gender female"
+    assert (w[[v.LONG, v.RECENT, v.TITLES, v.ACTIVITY]] == "").all()
+
+
+def test_template_reads_as_english_and_leaves_out_what_is_missing() -> None:
+    assert text_of(EVENTS) == [
+        "Identity: age 24, gender male, income 12000. Interests: Drama, Crime, Sci-Fi; "
+        "last chose Brazil / Heat / The Piano. Philosophy: occasional, focused taste.",
+        "Identity: gender female.",
+        "",
+    ]
+
+
+def test_new_interest_of_the_last_week_is_named_once_the_long_list_is_full() -> None:
+    events = events_of(
+        ("u", "a", 100, 1), ("u", "b", 90, 1), ("u", "c", 80, 1), ("u", "d", 3, 1)
+    )  # fmt: skip
+    facts = facts_of(events, max_categories=2).loc["u"]
+    assert facts[v.LONG] == "Drama, Crime"
+    assert facts[v.RECENT] == facts[v.NEW] == "Sci-Fi"
+
+
+def test_distinctive_means_more_than_the_catalogue() -> None:
+    # Catalogue pairs: Drama 3 of 6, the others 1 of 6 each. Three Horror among four purchases
+    # with five pairs: share .75 / (1/6) = 4.5; Drama .25 / .5 = 0.5.
+    events = events_of(*[("u", "e", d, 1) for d in (60, 61, 62)], ("u", "a", 63, 1))
+    assert facts_of(events).loc["u", v.DISTINCTIVE] == "Horror"
+    assert facts_of(events).loc["u", v.REPEAT] == "loyal to the same items"  # 2 of 4 are repeats
+
+
+def test_events_at_or_after_the_snapshot_change_nothing() -> None:
+    later = events_of(("u", "e", 0, 1), ("u", "e", -5, 1), ("x", "d", -1, 1))
+    assert text_of(pd.concat([EVENTS, later])) == text_of(EVENTS)
+
+
+def test_order_of_rows_changes_nothing() -> None:
+    shuffled = EVENTS.sample(frac=1, random_state=3)
+    assert text_of(shuffled) == text_of(EVENTS)
+
+
+def test_text_stays_while_nothing_happens() -> None:
+    # The purchase of 20 days ago leaves the medium window, and others go on buying.
+    busy = events_of(*[("w", "e", -d, 1) for d in range(40)])
+    later = text_of(pd.concat([EVENTS, busy]), NOW + 50 * DAY)
+    assert later[0] == text_of(EVENTS)[0]
+    assert later[1] != text_of(EVENTS)[1]
+
+
+def test_queries_newest_first_within_the_medium_window() -> None:
+    events = EVENTS.assign(query=[None, "old", None, "", "red shoes", "tent"])
+    facts = facts_of(pd.concat([events, events.tail(1)]))
+    assert facts.loc["u", v.QUERIES] == "red shoes"
+    assert facts.loc["w", v.QUERIES] == "tent"
+    assert "searches for red shoes" in TemplateEngine().write(facts.reset_index())[0]
+
+
+def test_price_level_by_terciles_of_the_catalogue() -> None:
+    items = ITEMS.assign(price=[1.0, 2.0, 3.0, 4.0, 100.0])
+    events = events_of(("u", "a", 5, 1), ("w", "e", 5, 1), ("x", "c", 5, 1))
+    facts = v.verbalize(Frames(events, USERS, items, NOW))
+    assert facts[v.PRICE].tolist() == ["low prices", "high prices", "medium prices"]
+
+
+def test_attribute_that_names_single_users_is_no_description() -> None:
+    users = pd.DataFrame(
+        {
+            "user_id": [str(i) for i in range(40)],
+            "zip": [f"z{i}" for i in range(40)],
+            "job": ["cook", "other"] * 20,
+        }
+    )
+    phrases = v.attribute_phrases(users)
+    assert phrases.tolist() == ["job cook", ""] * 20  # "other" says nothing
+
+
+def test_long_values_are_bounded() -> None:
+    users = pd.DataFrame({"user_id": ["u"], **{f"f{i}": ["x" * 500] for i in range(50)}})
+    items = ITEMS.assign(title="t" * 500, category=[["c" * 500]] * 5)
+    text = TemplateEngine().write(v.verbalize(Frames(EVENTS, users, items, NOW)))[0]
+    assert len(text) < 1100
+
+
+def test_no_items_no_categories_no_events() -> None:
+    bare = pd.DataFrame({"item_id": ["a"]})
+    facts = v.verbalize(Frames(EVENTS.iloc[:0], USERS, bare, NOW))
+    assert TemplateEngine().write(facts)[2] == ""
+    assert facts[v.ATTRIBUTES].tolist() == [
+        "age 24, gender male, income 12000",
+        "gender female",
+        "",
+    ]
+
+
+def test_unknown_engine_names_the_nearest() -> None:
+    assert make_engine("template").name == "template"
+    with pytest.raises(ConfigError, match="did you mean 'template'"):
+        make_engine("templat")
