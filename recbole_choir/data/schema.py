@@ -70,3 +70,13 @@ class ModelInputs:
     item_categories: torch.Tensor | None = None
     theta_act: float = 1.0
     history_length: int = 50
+
+    def to(self, device: torch.device | str) -> ModelInputs:
+        """Move all tensors to ``device``, in place, so that everybody who holds this sees it."""
+        self.user_features = {n: v.to(device) for n, v in self.user_features.items()}
+        self.item_features = {n: v.to(device) for n, v in self.item_features.items()}
+        if self.groups is not None:
+            self.groups = self.groups.to(device)
+        if self.item_categories is not None:
+            self.item_categories = self.item_categories.to(device)
+        return self
