@@ -64,7 +64,8 @@ def lift_report(
         One row for all users and one for each of five equal activity levels (by positives before
         the snapshot, users with rows after it): ``segment``, ``rows``, ``users`` (users counted
         once per snapshot), ``with_group`` (share of rows), ``gauc``, ``random``; nan where nobody
-        has both labels.
+        has both labels. A user's own events are left out, so what is left of a group that knows
+        nothing leans a little against the user's taste: compare with ``random``, not with 0.5.
     """
     snapshot = np.searchsorted(snapshot_times, rows.time, side="left") - 1
     # A user's activity differs from snapshot to snapshot, so it is ranked within each of them.
@@ -169,6 +170,8 @@ def _lift(
     population = everyone[pairs] - own[pairs]
     rate = (population[:, 1] + prior * base[row]) / (population[:, 0] + prior)
     lift = np.log((others[:, 1] + prior * rate) / (others[:, 0] + prior) / rate)
+    # No evidence is a tie. Computed, it would be a rounding error around 0, which ranks.
+    lift[others[:, 0] == 0] = 0.0
     total = np.bincount(position[row], lift, minlength=len(at))
     count = np.bincount(position[row], minlength=len(at))
     return total / np.maximum(count, 1)

@@ -107,7 +107,7 @@ def quality_table(report: dict[str, Any]) -> str:
     lines += [
         "",
         "level_1 .. level_5: equal fifths of the users by positives before the snapshot;",
-        "random: the same groups with permuted members; 0.5 knows nothing.",
+        "random: the same groups with permuted members, the measure of knowing nothing.",
     ]
     for snapshot in report["snapshots"]:
         lines += ["", *_snapshot_lines(snapshot)]
