@@ -223,7 +223,7 @@ def load(
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise CheckpointError(
-            f"checkpoint {path}: damaged or truncated ({_one_line(error)})"
+            f"checkpoint {path}: damaged or not a checkpoint ({_one_line(error)})"
         ) from error
     except (ImportError, AttributeError, TypeError) as error:
         raise CheckpointError(

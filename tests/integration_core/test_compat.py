@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -179,7 +180,7 @@ def test_apply_twice_changes_nothing() -> None:
 def test_rewritten_methods_report_recboles_own_lines() -> None:
     code = Dataset._fill_nan.__code__
     assert code.co_filename.endswith("dataset.py")
-    lines = open(code.co_filename).read().splitlines()
+    lines = Path(code.co_filename).read_text().splitlines()
     assert "def _fill_nan" in lines[code.co_firstlineno - 1]
 
 
