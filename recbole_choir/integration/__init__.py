@@ -30,6 +30,9 @@ _EXPORTS = {
     "data_preparation": "recbole_choir.integration.dataloader",
     "ChoirTrainer": "recbole_choir.integration.trainer",
     "get_trainer": "recbole_choir.integration.trainer",
+    "create_model": "recbole_choir.integration.runtime",
+    "init_logging": "recbole_choir.integration.runtime",
+    "init_seed": "recbole_choir.integration.runtime",
 }
 
 __all__ = sorted(_EXPORTS)

@@ -33,6 +33,9 @@ READ_WITHOUT_DEFAULT = {
     "dataset": "str|int",  # YAML reads --dataset=2020 as a number
     "encoding": "str|null",  # of the atomic files
     "trust_pickle": "bool",  # load a checkpoint that holds Python objects
+    "tensorboard": "bool",  # write TensorBoard's files
+    "run_name": "str|null",  # name of the record; null: the model's
+    "save_predictions": "bool",  # keep the test predictions beside the record
 }
 
 # A launcher of several processes (RecBole's own, torchrun wrappers) passes these; they are kept in
@@ -102,7 +105,7 @@ KINDS: dict[str, str] = {
 }
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "learner": ("adam", "sgd", "adagrad", "rmsprop", "sparse_adam"),
+    "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
     "lr_schedule": ("constant", "linear", "exponential"),
     "gauc_weighting": ("impressions", "positives", "uniform"),
     "history_scope": ("auto", "all", "train"),

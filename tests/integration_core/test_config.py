@@ -399,7 +399,14 @@ def test_the_same_key_with_the_same_value_is_fine() -> None:
         parse_cli(["--a=1", "--a=true"])
 
 
-@given(st.one_of(st.integers(), st.floats(allow_nan=False), st.booleans(), st.lists(st.integers())))
+@given(
+    st.one_of(
+        st.integers(),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.booleans(),
+        st.lists(st.integers()),
+    )
+)
 def test_every_number_survives_the_command_line(value: object) -> None:
     got = parse_cli([f"--key={value!r}"])["key"]
     assert got == value
