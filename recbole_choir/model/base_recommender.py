@@ -153,7 +153,7 @@ class ChoirRecommender(ContextRecommender):
     ) -> Attended:
         """Target attention over the row's history; valid slots are those with an item."""
         history = interaction[fields.HIST_ITEMS]  # [B, L]
-        return self.history_attention(item_token, items.lookup(history), history > 0)
+        return self.history_attention(item_token, *items.rows(history), history > 0)
 
     def encode(self, interaction: Interaction, items: ItemTokens) -> Features:
         """Encode the features that all models share.

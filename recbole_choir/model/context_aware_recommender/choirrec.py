@@ -214,10 +214,8 @@ class ChoirRec(ChoirRecommender):
                     self.user_bank, self.groups.positions, self.groups.attributes(group)
                 )
             if s.use_group_seq:
-                keys, mask = self.groups.sequence(group, items)
-                parts.append(
-                    self.group_attention(features.item_token, keys, mask).pooled.flatten(1)
-                )
+                sequence = self.groups.sequence(group, items)
+                parts.append(self.group_attention(features.item_token, *sequence).pooled.flatten(1))
         if s.use_group_stats:
             parts.append(self.statistics(interaction, fields.GROUP_STATS))
         return parts

@@ -150,6 +150,16 @@ class ItemTokens:
             return self.encoder(ids)
         return gather_rows(self.table, ids)
 
+    def rows(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A table ``[n, D]`` and the rows ``[...]`` in it that are the tokens of ``ids``.
+
+        For code that can work on the rows in place instead of on a copy of each.
+        """
+        if self.table is not None:
+            return self.table, ids
+        tokens = self.encoder(ids).view(-1, self.encoder.width)
+        return tokens, torch.arange(ids.numel(), device=ids.device).view(ids.shape)
+
 
 class ItemEncoder(nn.Module):
     """The token ``x_i = [e_i; item-attribute embeddings]`` of an item.

@@ -10,7 +10,6 @@ from torch import nn
 
 from recbole_choir.data.schema import Field
 from recbole_choir.model.layers.field_embedding import FieldBank, ItemTokens
-from recbole_choir.model.layers.lookup import gather_rows
 
 if TYPE_CHECKING:
     from recbole_choir.data.semantic_table import GroupTables
@@ -63,17 +62,22 @@ class GroupLookup(nn.Module):
         """Value ``[B]`` of each field in :attr:`fields`: its members' mode or mean."""
         return [self.get_buffer(f"attr_{i}")[group] for i in range(len(self.fields))]
 
-    def sequence(self, group: torch.Tensor, items: ItemTokens) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens ``[B, L_G, D]`` and mask ``[B, L_G]`` of the groups' behaviour sequences.
+    def sequence(
+        self, group: torch.Tensor, items: ItemTokens
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The groups' sequences: a table ``[n, D]``, rows ``[B, L_G]`` in it, mask ``[B, L_G]``.
 
-        With fewer groups than rows the sequences are encoded once a group, and each row copies
-        one block instead of L_G single tokens.
+        Where the batch has no table of all items and fewer groups than rows, the sequences are
+        encoded once a group, not once a row.
         """
-        if self.n_groups <= group.shape[0]:
-            blocks = items.lookup(self.group_seq)  # [G, L_G, D]
-            return gather_rows(blocks, group), (self.group_seq > 0)[group]
-        ids = self.group_seq[group]  # [B, L_G]
-        return items.lookup(ids), ids > 0
+        ids = self.group_seq[group].long()  # [B, L_G]
+        if items.table is None and self.n_groups <= group.shape[0]:
+            length = self.group_seq.shape[1]
+            table, _ = items.rows(self.group_seq.long())  # [G * L_G, D]
+            slots = torch.arange(length, device=group.device)
+            return table, group.unsqueeze(1) * length + slots, ids > 0
+        table, rows = items.rows(ids)
+        return table, rows, ids > 0
 
 
 def embed_group_attributes(

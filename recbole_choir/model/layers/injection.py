@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from recbole_choir.model.layers.mlp import MLP
+from recbole_choir.model.layers.mlp import linear
 
 
 class AsymmetricInjection(nn.Module):
@@ -33,11 +34,17 @@ class AsymmetricInjection(nn.Module):
         stop_gradient: bool = True,
     ) -> None:
         super().__init__()
-        self.mlp = MLP(group_width + individual_width, [hidden], out)
+        self.first = linear(group_width + individual_width, hidden)
+        self.second = linear(hidden, out)
+        self.group_width = group_width
         self.stop_gradient = stop_gradient
 
     def forward(self, group_mid: torch.Tensor, individual_mid: torch.Tensor) -> torch.Tensor:
-        """``h_fuse`` ``[B, out]`` of the mid states ``[B, group_width]``, ``[B, individual_width]``."""
+        """``h_fuse`` ``[B, out]`` of ``[B, group_width]`` and ``[B, individual_width]``."""
         if self.stop_gradient:
             group_mid = group_mid.detach()
-        return self.mlp(torch.cat([group_mid, individual_mid], dim=-1))
+        # W1 by halves: nothing is concatenated, and no gradient is computed for a detached half.
+        w_group, w_individual = self.first.weight.tensor_split([self.group_width], dim=1)
+        hidden = F.linear(group_mid, w_group, self.first.bias)
+        hidden = hidden + F.linear(individual_mid, w_individual)
+        return self.second(F.relu(hidden))

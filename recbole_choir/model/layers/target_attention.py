@@ -11,6 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_choir.errors import ConfigError
+from recbole_choir.model.layers.dot_pooling import (
+    dot_pooling,
+    masked_mean_weights,
+    masked_softmax,
+)
+from recbole_choir.model.layers.lookup import gather_rows
 from recbole_choir.model.layers.mlp import linear
 
 
@@ -27,19 +33,8 @@ class Attended(NamedTuple):
     weights: torch.Tensor
 
 
-def masked_softmax(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Softmax over the valid slots of each row; a row without any gets zeros, never NaN.
-
-    Args:
-        scores: ``[B, L]``.
-        mask: bool ``[B, L]``, True on valid slots.
-    """
-    lowest = torch.finfo(scores.dtype).min
-    return torch.softmax(scores.masked_fill(~mask, lowest), dim=-1) * mask
-
-
-class DotScore(nn.Module):
-    """``score_j = <W_q x_t, x_j> / sqrt(D)``.
+class DotQuery(nn.Module):
+    """The query ``W_q x_t / sqrt(D)`` of dot-product attention, ``score_j = <query, x_j>``.
 
     ``W_q`` starts as the identity, so that at first an item attends most to itself.
 
@@ -50,16 +45,12 @@ class DotScore(nn.Module):
 
     def __init__(self, width: int, scale: bool = True) -> None:
         super().__init__()
-        self.query = nn.Parameter(torch.eye(width))
+        self.weight = nn.Parameter(torch.eye(width))
         self.factor = width**-0.5 if scale else 1.0
 
-    def forward(self, query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Score keys ``[B, L, D]`` for queries ``[B, D]``: ``[B, L]``."""
-        q = (query @ self.query.T) * self.factor  # [B, D]
-        if keys.device.type == "cpu":
-            # Several times faster than bmm here: a batch of matrix-vector products.
-            return (keys * q.unsqueeze(1)).sum(-1)
-        return torch.bmm(keys, q.unsqueeze(2)).squeeze(2)
+    def forward(self, target: torch.Tensor) -> torch.Tensor:
+        """Project targets ``[B, D]``."""
+        return F.linear(target, self.weight) * self.factor
 
 
 class MLPScore(nn.Module):
@@ -119,18 +110,26 @@ class TargetAttention(nn.Module):
         super().__init__()
         if att_type not in ("dot", "mlp"):
             raise ConfigError(f"att_type: expected dot or mlp, got {att_type!r}")
-        self.score = DotScore(width, scale) if att_type == "dot" else MLPScore(width, hidden)
+        self.att_type = att_type
+        if att_type == "dot":
+            self.query = DotQuery(width, scale)
+        else:
+            self.score = MLPScore(width, hidden)
 
-    def forward(self, query: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor) -> Attended:
+    def forward(
+        self, query: torch.Tensor, table: torch.Tensor, index: torch.Tensor, mask: torch.Tensor
+    ) -> Attended:
         """Attend.
 
         Args:
             query: Token of the candidate ``[B, D]``.
-            keys: Tokens of the sequence ``[B, L, D]``.
+            table: Tokens ``[n, D]``.
+            index: Rows ``[B, L]`` of the table that make up the sequence.
             mask: bool ``[B, L]``, True on valid slots; padding may stand anywhere.
         """
+        if self.att_type == "dot":
+            return Attended(*dot_pooling(self.query(query), table, index, mask))
+        keys = gather_rows(table, index)  # [B, L, D]
         weights = masked_softmax(self.score(query, keys), mask)  # [B, L]
-        valid = mask.to(keys.dtype)
-        mean = valid / valid.sum(-1, keepdim=True).clamp_min(1.0)  # [B, L]
-        pooled = torch.bmm(torch.stack([weights, mean], dim=1), keys)  # [B, 2, D]
-        return Attended(pooled, weights)
+        both = torch.stack([weights, masked_mean_weights(mask, keys.dtype)], dim=1)
+        return Attended(torch.bmm(both, keys), weights)
