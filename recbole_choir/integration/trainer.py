@@ -1,0 +1,648 @@
+"""Training and evaluation of context-aware models on labelled rows."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from logging import getLogger
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from recbole.trainer.trainer import AbstractTrainer, Trainer
+from recbole.utils import (
+    EvaluatorType,
+    ModelType,
+    WandbLogger,
+    early_stopping,
+    get_local_time,
+    get_tensorboard,
+)
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
+from tqdm import tqdm
+
+from recbole_choir.errors import ChoirError, ConfigError, DataError, nearest
+from recbole_choir.integration import checkpoint, distributed
+from recbole_choir.integration.metrics import LabelledEvaluator, data_struct
+from recbole_choir.integration.predictions import Predictions, predict_rows
+from recbole_choir.integration.schedule import check_schedule, learning_rate_at
+from recbole_choir.integration.tree_trainer import TREE_TRAINERS
+
+LEARNERS: Final = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
+
+# The device is asked for the loss (progress bar, non-finite check) once in so many steps.
+CHECK_EVERY: Final = 200
+
+
+class TrainingError(ChoirError):
+    """Training cannot go on."""
+
+
+class _LossModule(torch.nn.Module):
+    """``calculate_loss`` as a forward pass, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, interaction: Any) -> Any:
+        return self.model.calculate_loss(interaction)  # type: ignore[operator]
+
+
+class ChoirTrainer(Trainer):
+    """RecBole's trainer for labelled rows, without its costs per step and with exact resumption.
+
+    What differs from ``recbole.trainer.Trainer``:
+
+    * losses are summed on the device; a non-finite one is found there and reported, at the latest
+      after 200 steps, with its epoch and step;
+    * ``lr_schedule`` moves the learning rate at every step from ``learning_rate`` to ``lr_final``;
+      Adagrad starts from ``adagrad_initial_accumulator``;
+    * metrics are computed once on all rows, in every process of a multi-process run;
+    * checkpoints hold tensors and plain values; beside the best one, ``<name>-last.pth`` is written
+      every epoch, and a run resumed from it ends with the same bits;
+    * TensorBoard is written only if the config says ``tensorboard: True``;
+    * with mixed precision, gradients are unscaled before they are clipped.
+
+    A model may define ``on_epoch_start(epoch)``, called before each epoch, and
+    ``epoch_diagnostics() -> dict[str, float]``, read after it.
+
+    Args:
+        config: The run's configuration.
+        model: A model with ``calculate_loss`` and ``predict``.
+
+    Attributes:
+        history: One dict per finished epoch: ``epoch``, ``train_loss`` (mean over the steps),
+            ``train_losses`` (its parts, for a model that returns several), ``learning_rate`` of the
+            last step, ``seconds``, ``rows_per_second``, ``valid`` (metrics, or None),
+            ``valid_seconds`` and ``diagnostics``.
+        predictions: What the last :meth:`evaluate` scored.
+        saved_model_file: The best checkpoint.
+
+    Raises:
+        ConfigError: On an unknown learner or schedule, or a ranking evaluation.
+    """
+
+    def __init__(self, config: Any, model: Any) -> None:
+        if not config["single_spec"]:
+            raise ConfigError("single_spec: expected True; several processes are set by nproc")
+        if config["eval_type"] == EvaluatorType.RANKING:
+            raise ConfigError("eval_args.mode: expected labeled, got a ranking evaluation")
+        # Trainer's own constructor would open a TensorBoard folder in the working directory.
+        AbstractTrainer.__init__(self, config, model)
+        self.logger = getLogger("recbole_choir")
+        self.learner = config["learner"]
+        self.learning_rate = config["learning_rate"]
+        self.weight_decay = config["weight_decay"] or 0.0
+        self.epochs = config["epochs"]
+        self.eval_step = min(config["eval_step"], self.epochs)
+        self.stopping_step = config["stopping_step"]
+        self.clip_grad_norm = config["clip_grad_norm"]
+        self.valid_metric = config["valid_metric"].lower()
+        self.valid_metric_bigger = config["valid_metric_bigger"]
+        self.device = config["device"]
+        self.enable_amp = bool(config["enable_amp"])
+        self.checkpoint_dir = config["checkpoint_dir"]
+        self.saved_model_file = self._new_checkpoint_name()
+        self.lr_schedule = config["lr_schedule"] or "constant"
+        self.lr_final = config["lr_final"]
+        check_schedule(self.lr_schedule, self.learning_rate, self.lr_final)
+        self.optimizer = self._build_optimizer()
+        self.scaler = _grad_scaler(self.device, bool(config["enable_scaler"]))
+        self.evaluator = LabelledEvaluator(config)
+
+        self.start_epoch = 0
+        self.cur_step = 0
+        self.best_valid_score = -np.inf if self.valid_metric_bigger else np.inf
+        self.best_valid_result: dict[str, float] | None = None
+        self.train_loss_dict: dict[int, float] = {}
+        self.history: list[dict[str, Any]] = []
+        self.predictions: Predictions | None = None
+        self._stopped = False
+        self._train_data: Any = None
+        self._loader_state: torch.Tensor | None = None  # to be restored by the next fit
+
+        first = distributed.rank() == 0
+        self.tensorboard = get_tensorboard(getLogger()) if config["tensorboard"] and first else None
+        self.wandblogger = WandbLogger(config) if config["log_wandb"] and first else None
+
+    def _new_checkpoint_name(self) -> str:
+        """A name of its own for every run, the same in all its processes.
+
+        RecBole's has the model and the second, so that runs started together overwrite each other.
+        """
+        parts = (self.config["model"], self.config["dataset"], self.config["seed"])
+        stem = "-".join(str(part) for part in parts if part is not None)
+        name = f"{stem}-{get_local_time()}-{os.getpid()}.pth"
+        return os.path.join(self.checkpoint_dir, distributed.all_gather_objects(name)[0])
+
+    @property
+    def last_model_file(self) -> str:
+        """The checkpoint of the last finished epoch, to resume from."""
+        path = Path(self.saved_model_file)
+        return str(path.with_name(f"{path.stem}-last{path.suffix}"))
+
+    def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
+        """Build the optimiser; Adagrad with TensorFlow's initial accumulator (PAPER_GAPS C7)."""
+        learner = str(kwargs.get("learner", self.learner)).lower()
+        if learner not in LEARNERS:
+            raise ConfigError(
+                f"learner: expected one of {', '.join(LEARNERS)}, got '{learner}'"
+                f"{nearest(learner, LEARNERS)}"
+            )
+        if learner != "adagrad":
+            return super()._build_optimizer(**kwargs)
+        accumulator = self.config["adagrad_initial_accumulator"]
+        return torch.optim.Adagrad(
+            kwargs.get("params", self.model.parameters()),
+            lr=kwargs.get("learning_rate", self.learning_rate),
+            weight_decay=kwargs.get("weight_decay", self.weight_decay),
+            initial_accumulator_value=0.0 if accumulator is None else accumulator,
+        )
+
+    # --- training ------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        train_data: Any,
+        valid_data: Any = None,
+        verbose: bool = True,
+        saved: bool = True,
+        show_progress: bool = False,
+        callback_fn: Callable[[int, float], None] | None = None,
+    ) -> tuple[float, dict[str, float] | None]:
+        """Train until the last epoch or until validation stops getting better.
+
+        Args:
+            train_data: Batches to train on; ``len`` is the number of steps of an epoch. A loader
+                with ``set_epoch`` is told the epoch, so that its order depends on nothing else.
+            valid_data: Batches to validate on every ``eval_step`` epochs. Without, every epoch is
+                saved as the best.
+            verbose: Whether to log every epoch.
+            saved: Whether to write checkpoints.
+            show_progress: Whether to show progress bars.
+            callback_fn: Called with the epoch and the validation score after each validation.
+
+        Returns:
+            The best validation score and all metrics of that validation, or None.
+
+        Raises:
+            TrainingError: If a loss is not finite, or processes have different numbers of steps.
+            DataError: If there is no training batch, or the validation metric is undefined.
+        """
+        n_steps = self._steps_per_epoch(train_data)
+        self._train_data = train_data
+        self._restore_loader()
+        loss_module = self._loss_module()
+        if saved and self.start_epoch >= self.epochs and not Path(self.saved_model_file).exists():
+            self._save_checkpoint(-1, verbose=verbose)
+
+        for epoch in range(self.start_epoch, self.epochs):
+            if self._stopped:
+                break
+            entry = self._fit_epoch(train_data, epoch, n_steps, loss_module, show_progress)
+            if verbose:
+                self.logger.info(_describe_training(entry, self.config["loss_decimal_place"] or 4))
+            self._log_numbers({"loss": entry["train_loss"], **entry["diagnostics"]}, "train", epoch)
+            improved = valid_data is None or self.eval_step <= 0
+            if not improved and (epoch + 1) % self.eval_step == 0:
+                improved = self._validate(valid_data, epoch, entry, verbose, show_progress)
+            self.history.append(entry)
+            if saved:
+                self._save_checkpoint(epoch, verbose=verbose and improved, best=improved)
+            if callback_fn is not None and entry["valid"] is not None:
+                callback_fn(epoch, entry["valid"][self.valid_metric])
+        if self._stopped and verbose:
+            best = self._last_validated_epoch() - self.cur_step * self.eval_step
+            self.logger.info("Finished training, best eval result in epoch %d", best)
+        if self.tensorboard is not None:
+            self._add_hparam_to_tensorboard(self.best_valid_score)
+        return self.best_valid_score, self.best_valid_result
+
+    def _fit_epoch(
+        self,
+        train_data: Any,
+        epoch: int,
+        n_steps: int,
+        loss_module: torch.nn.Module,
+        show_progress: bool,
+    ) -> dict[str, Any]:
+        """Train one epoch and return its entry of the history."""
+        if hasattr(train_data, "set_epoch"):
+            train_data.set_epoch(epoch)
+        if hasattr(self.model, "on_epoch_start"):
+            self.model.on_epoch_start(epoch)
+        start = time.perf_counter()
+        # Importing RecBole's SINE leaves anomaly detection on for the whole process: every backward
+        # pass then costs a multiple and waits for the device.
+        with torch.autograd.set_detect_anomaly(False):
+            losses, rows = self._run_epoch(train_data, epoch, n_steps, loss_module, show_progress)
+        seconds = time.perf_counter() - start
+        distributed.equalise_buffers(self.model)
+        self.train_loss_dict[epoch] = sum(losses)
+        entry: dict[str, Any] = {
+            "epoch": epoch,
+            "train_loss": sum(losses),
+            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+            "seconds": round(seconds, 4),
+            "rows_per_second": round(rows / max(seconds, 1e-9), 1),
+            "valid": None,
+            "valid_seconds": None,
+            "diagnostics": self._diagnostics(),
+        }
+        if len(losses) > 1:
+            entry["train_losses"] = losses
+        return entry
+
+    def _train_epoch(
+        self,
+        train_data: Any,
+        epoch_idx: int,
+        loss_func: Callable[[Any], Any] | None = None,
+        show_progress: bool = False,
+    ) -> float | tuple[float, ...]:
+        """RecBole's entry: one epoch with the given loss; the mean loss of a step."""
+        n_steps = self._steps_per_epoch(train_data)
+        function = loss_func or self.model.calculate_loss
+        losses, _ = self._run_epoch(train_data, epoch_idx, n_steps, function, show_progress)
+        return tuple(losses) if len(losses) > 1 else losses[0]
+
+    def _run_epoch(
+        self,
+        train_data: Any,
+        epoch: int,
+        n_steps: int,
+        loss_function: Callable[[Any], Any],
+        show_progress: bool,
+    ) -> tuple[list[float], int]:
+        """Take every step of an epoch; mean of each part of the loss, and rows of all ranks."""
+        self.model.train()
+        exact = torch.float64 if self.device.type != "mps" else torch.float32
+        sums: torch.Tensor | None = None  # [parts], on the device
+        first_bad = torch.full((), -1, dtype=torch.int64, device=self.device)
+        rows = step = 0
+        bar = _progress(train_data, n_steps, f"Train {epoch:>5}", show_progress)
+        for step, batch in enumerate(bar):
+            interaction = batch.to(self.device)
+            rows += len(interaction)
+            self._set_learning_rate(epoch * n_steps + step, n_steps)
+            parts = self._step(loss_function, interaction)
+            sums = parts.to(exact) if sums is None else sums + parts
+            unseen = (first_bad < 0) & ~torch.isfinite(parts).all()
+            first_bad = torch.where(unseen, step, first_bad)
+            if (step + 1) % CHECK_EVERY == 0:
+                means = self._means(sums, first_bad, epoch, step + 1, n_steps)
+                if show_progress and isinstance(bar, tqdm):
+                    bar.set_postfix_str(f"loss {sum(means):.4f}", refresh=False)
+        if sums is None:
+            raise DataError(f"training data: expected batches in epoch {epoch}, got none")
+        means = self._means(sums, first_bad, epoch, step + 1, n_steps)
+        return means, sum(distributed.all_gather_objects(rows))
+
+    def _step(self, loss_function: Callable[[Any], Any], interaction: Any) -> torch.Tensor:
+        """One update; the detached parts of its loss, ``[parts]``. Nothing waits for the device."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device_type=self.device.type, enabled=self.enable_amp):
+            losses = loss_function(interaction)
+        parts = losses if isinstance(losses, tuple) else (losses,)
+        loss = sum(parts[1:], start=parts[0])
+        self.scaler.scale(loss).backward()
+        if self.clip_grad_norm:
+            self.scaler.unscale_(self.optimizer)
+            clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return torch.stack([part.detach().float().sum() for part in parts])
+
+    def _means(
+        self,
+        sums: torch.Tensor,
+        first_bad: torch.Tensor,
+        epoch: int,
+        n_done: int,
+        n_steps: int,
+    ) -> list[float]:
+        """Read the device once: mean losses so far over steps and ranks.
+
+        Raises:
+            TrainingError: If some rank has met a loss that is not finite.
+        """
+        local = torch.cat((sums, first_bad.to(sums.dtype).reshape(1)))
+        by_rank = distributed.all_gather_rows(local.reshape(1, -1)).tolist()
+        bad = [int(values[-1]) for values in by_rank if values[-1] >= 0]
+        if bad:
+            step = min(bad)
+            rate = self._learning_rate_at(epoch * n_steps + step, n_steps)
+            raise TrainingError(
+                f"training loss: expected finite, got nan or infinity in epoch {epoch}, "
+                f"step {step + 1} of {n_steps} (learning rate {rate:g}); lower learning_rate, set "
+                "clip_grad_norm or look for extreme feature values"
+            )
+        return [
+            sum(values[part] for values in by_rank) / (n_done * len(by_rank))
+            for part in range(len(by_rank[0]) - 1)
+        ]
+
+    def _learning_rate_at(self, step: int, n_steps: int) -> float:
+        return learning_rate_at(
+            step, self.epochs * n_steps, self.lr_schedule, self.learning_rate, self.lr_final
+        )
+
+    def _set_learning_rate(self, step: int, n_steps: int) -> None:
+        rate = self._learning_rate_at(step, n_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _steps_per_epoch(self, train_data: Any) -> int:
+        counts = distributed.all_gather_objects(len(train_data))
+        if min(counts) != max(counts):
+            raise TrainingError(
+                f"training data: expected the same number of steps in every process, got {counts}"
+            )
+        if counts[0] == 0:
+            raise DataError("training data: expected at least one batch, got none")
+        return int(counts[0])
+
+    def _loss_module(self) -> torch.nn.Module:
+        """The loss as a module; gradients are averaged over the processes, if there are several."""
+        module = _LossModule(self.model)
+        if distributed.world_size() == 1:
+            return module
+        return DistributedDataParallel(
+            module, device_ids=None, find_unused_parameters=True, broadcast_buffers=False
+        )
+
+    def _diagnostics(self) -> dict[str, float]:
+        """The model's figures of the epoch, averaged over the processes."""
+        if not hasattr(self.model, "epoch_diagnostics"):
+            return {}
+        own = {name: float(value) for name, value in self.model.epoch_diagnostics().items()}
+        ranks = distributed.all_gather_objects(own)
+        return {
+            name: sum(rank[name] for rank in ranks) / len(ranks)
+            for name in own
+            if all(name in rank for rank in ranks)
+        }
+
+    # --- validation and evaluation ---------------------------------------------------------------
+
+    def _validate(
+        self, valid_data: Any, epoch: int, entry: dict[str, Any], verbose: bool, progress: bool
+    ) -> bool:
+        """Validate, fill the entry and apply early stopping; whether this is the best so far."""
+        start = time.perf_counter()
+        score, result = self._valid_epoch(valid_data, show_progress=progress)
+        if np.isnan(score):
+            raise DataError(
+                f"valid_metric: {self.valid_metric} is undefined on the validation rows in epoch "
+                f"{epoch} (labels of one class only); choose another valid_metric or split"
+            )
+        entry["valid"] = dict(result)
+        entry["valid_seconds"] = round(time.perf_counter() - start, 4)
+        self.best_valid_score, self.cur_step, self._stopped, improved = early_stopping(
+            score,
+            self.best_valid_score,
+            self.cur_step,
+            max_step=self.stopping_step,
+            bigger=self.valid_metric_bigger,
+        )
+        if improved:
+            self.best_valid_result = dict(result)
+        if verbose:
+            values = "  ".join(f"{name} {value:.6g}" for name, value in result.items())
+            self.logger.info(
+                "epoch %d validation [%.2f s]  %s%s",
+                epoch,
+                entry["valid_seconds"],
+                values,
+                "  (best)" if improved else "",
+            )
+        self._log_numbers(result, "valid", epoch)
+        return bool(improved)
+
+    def _last_validated_epoch(self) -> int:
+        return max((e["epoch"] for e in self.history if e["valid"] is not None), default=0)
+
+    def _valid_epoch(
+        self, valid_data: Any, show_progress: bool = False
+    ) -> tuple[float, OrderedDict[str, float]]:
+        result = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
+        if result is None:
+            raise DataError("validation data: expected at least one batch, got none")
+        return result[self.valid_metric], result
+
+    def predict(self, loader: Any, show_progress: bool = False) -> Predictions:
+        """Score the rows of a loader with the model as it is.
+
+        Args:
+            loader: Batches of rows; a label is not needed.
+            show_progress: Whether to show a progress bar.
+
+        Returns:
+            Scores, labels, users and items in the order of the rows, the same in every process.
+        """
+        self.model.eval()
+        bar = _progress(loader, len(loader), "Evaluate   ", show_progress)
+        with torch.no_grad():
+            return predict_rows(self.model.predict, bar, self.config, self.device)
+
+    def evaluate(
+        self,
+        eval_data: Any,
+        load_best_model: bool = True,
+        model_file: str | None = None,
+        show_progress: bool = False,
+    ) -> OrderedDict[str, float] | None:
+        """Compute the metrics of the config on the rows of a loader.
+
+        Args:
+            eval_data: Batches of labelled rows; None or an empty loader gives None.
+            load_best_model: Whether to load the best checkpoint first.
+            model_file: Load this checkpoint instead.
+            show_progress: Whether to show a progress bar.
+
+        Returns:
+            Metric name -> value, rounded to ``metric_decimal_place``. The predictions behind them
+            are kept in ``predictions``.
+
+        Raises:
+            CheckpointError: If the checkpoint is missing, damaged or of another model.
+            DataError: If the model predicts something that is not finite.
+        """
+        if not eval_data:
+            return None
+        if load_best_model:
+            self._load_weights(model_file or self.saved_model_file)
+        self.predictions = self.predict(eval_data, show_progress=show_progress)
+        result = self.evaluator.evaluate(data_struct(self.predictions))
+        if self.wandblogger is not None:
+            self.wandblogger.log_eval_metrics(result, head="eval")
+        return result
+
+    # --- checkpoints -----------------------------------------------------------------------------
+
+    def _load(self, path: str | Path) -> checkpoint.Checkpoint:
+        return checkpoint.load(
+            path,
+            map_location=self.device,
+            trust_pickle=bool(self.config["trust_pickle"]),
+            expect_model=self.config["model"],
+        )
+
+    def _load_weights(self, path: str | Path) -> checkpoint.Checkpoint:
+        state = self._load(path)
+        self.model.load_state_dict(state.state_dict)
+        self.model.load_other_parameter(state.extra.get("other_parameter"))
+        return state
+
+    def _save_checkpoint(
+        self, epoch: int, verbose: bool = True, best: bool = True, **kwargs: Any
+    ) -> None:
+        """Write ``<name>-last.pth``, and the best checkpoint if this is the best epoch."""
+        rng = distributed.all_gather_objects(checkpoint.rng_state())
+        files = [kwargs["saved_model_file"]] if "saved_model_file" in kwargs else []
+        if not files:
+            files = [self.last_model_file] + ([self.saved_model_file] if best else [])
+        if distributed.rank() == 0:
+            finite = np.isfinite(self.best_valid_score)
+            for path in files:
+                checkpoint.save(
+                    path,
+                    model=self.config["model"],
+                    state_dict=self.model.state_dict(),
+                    config=self.config.plain(),
+                    optimizer=self.optimizer.state_dict(),
+                    epoch=epoch,
+                    cur_step=self.cur_step,
+                    best_valid_score=self.best_valid_score if finite else None,
+                    best_valid_result=self.best_valid_result,
+                    rng=rng[0],
+                    extra={
+                        "other_parameter": self.model.other_parameter(),
+                        "scaler": self.scaler.state_dict(),
+                        "history": self.history,
+                        "stopped": bool(self._stopped),
+                        "best_file": Path(self.saved_model_file).name,
+                        "rng_of_ranks": rng,
+                        "loader": self._loader_random_state(),
+                    },
+                )
+            if verbose:
+                self.logger.info("Saved %s", files[-1])
+        distributed.barrier()
+
+    def resume_checkpoint(self, resume_file: str | Path) -> None:
+        """Go on where a run stopped; call it before :meth:`fit`.
+
+        From ``<name>-last.pth`` of a run with the same configuration and number of processes, the
+        result has the same bits as without the interruption.
+
+        Args:
+            resume_file: A checkpoint of this trainer.
+
+        Raises:
+            CheckpointError: If it is missing, damaged or of another model.
+        """
+        state = self._load_weights(resume_file)
+        if state.optimizer is not None:
+            self.optimizer.load_state_dict(state.optimizer)
+        if state.extra.get("scaler"):
+            self.scaler.load_state_dict(state.extra["scaler"])
+        self.start_epoch = state.epoch + 1
+        self.cur_step = state.cur_step
+        if state.best_valid_score is not None:
+            self.best_valid_score = state.best_valid_score
+        self.best_valid_result = state.best_valid_result
+        self.history = [dict(entry) for entry in state.extra.get("history", [])]
+        self._stopped = bool(state.extra.get("stopped", False))
+        self._loader_state = state.extra.get("loader")
+        best_file = state.extra.get("best_file") or Path(resume_file).name
+        self.saved_model_file = str(Path(resume_file).with_name(best_file))
+        states = state.extra.get("rng_of_ranks") or ([state.rng] if state.rng else [])
+        if len(states) == distributed.world_size():
+            checkpoint.set_rng_state(states[distributed.rank()])
+        else:
+            self.logger.warning(
+                "%s holds the random state of %d processes, this run has %d: it goes on with other "
+                "random numbers",
+                resume_file,
+                len(states),
+                distributed.world_size(),
+            )
+        self.logger.info("Resuming from epoch %d of %s", self.start_epoch, resume_file)
+
+    def _loader_random_state(self) -> torch.Tensor | None:
+        """State of a torch loader's own generator; a loader with ``set_epoch`` needs none."""
+        generator = getattr(self._train_data, "generator", None)
+        if hasattr(self._train_data, "set_epoch") or generator is None:
+            return None
+        return generator.get_state()
+
+    def _restore_loader(self) -> None:
+        generator = getattr(self._train_data, "generator", None)
+        if self._loader_state is not None and generator is not None:
+            generator.set_state(self._loader_state.cpu())
+        self._loader_state = None
+
+    def _log_numbers(self, numbers: dict[str, Any], head: str, epoch: int) -> None:
+        """Send figures to TensorBoard and Weights & Biases, where the config asks for them."""
+        if self.tensorboard is not None:
+            for name, value in numbers.items():
+                self.tensorboard.add_scalar(f"{head}/{name}", value, epoch)
+        if self.wandblogger is not None:
+            self.wandblogger.log_metrics({f"{head}_step": epoch, **numbers}, head=head)
+
+
+def _grad_scaler(device: torch.device, enabled: bool) -> Any:
+    """A gradient scaler for CUDA; elsewhere, and if not asked for, one that does nothing."""
+    enabled = enabled and device.type == "cuda"
+    if hasattr(torch.amp, "GradScaler"):  # torch >= 2.3
+        return torch.amp.GradScaler(device.type, enabled=enabled)
+    return torch.cuda.amp.GradScaler(enabled=enabled)
+
+
+def _progress(batches: Any, total: int, text: str, show: bool) -> Any:
+    """The batches, behind a progress bar in the first process if one is wanted."""
+    if not show or distributed.rank() != 0:
+        return batches
+    return tqdm(batches, total=total, ncols=100, desc=text)
+
+
+def _describe_training(entry: dict[str, Any], places: int) -> str:
+    """One line on an epoch of training."""
+    losses = entry.get("train_losses", [entry["train_loss"]])
+    figures = "".join(f"  {name} {value:.4g}" for name, value in entry["diagnostics"].items())
+    return (
+        f"epoch {entry['epoch']} training [{entry['seconds']:.2f} s, "
+        f"{entry['rows_per_second']:,.0f} rows/s]  loss "
+        + " + ".join(f"{loss:.{places}f}" for loss in losses)
+        + figures
+    )
+
+
+def get_trainer(config: Any) -> type:
+    """Choose the trainer class of the config's model.
+
+    Args:
+        config: The run's configuration; ``MODEL_TYPE`` and ``model``.
+
+    Returns:
+        :class:`ChoirTrainer` for every context-aware model, the trainers of LightGBM and XGBoost
+        for these.
+
+    Raises:
+        ConfigError: For a model of another type.
+    """
+    kind = config["MODEL_TYPE"]
+    if kind == ModelType.CONTEXT:
+        return ChoirTrainer
+    if kind == ModelType.DECISIONTREE and config["model"] in TREE_TRAINERS:
+        return TREE_TRAINERS[config["model"]]
+    raise ConfigError(
+        "model: expected a context-aware model, LightGBM or XGBoost, "
+        f"got {config['model']} ({kind})"
+    )
