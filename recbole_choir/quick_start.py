@@ -167,7 +167,8 @@ def _run(config: ChoirConfig) -> dict[str, Any]:
                 items=predictions.items,
                 segments=np.stack(list(masks.values()), axis=1),
             )
-        console_report(content, path)
+        if not config["quiet"]:
+            console_report(content, path)
     return {
         "best_valid_score": best_score,
         "valid_score_bigger": config["valid_metric_bigger"],
