@@ -1,0 +1,188 @@
+"""Everything a row may know of the past, computed once for all rows of a dataset."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recbole_choir.data.fields import (
+    GROUP_STATS,
+    ITEM_STATS,
+    N_BUY,
+    SNAPSHOT,
+    USER_STATS,
+)
+from recbole_choir.data.group_statistics import group_statistics, standardize_groups
+from recbole_choir.data.group_tables import GroupTables
+from recbole_choir.data.history import HistoryPool
+from recbole_choir.data.split import is_time_split
+from recbole_choir.data.statistics import (
+    ITEM_STAT_NAMES,
+    USER_STAT_NAMES,
+    Events,
+    activity_statistics,
+    standardize,
+)
+from recbole_choir.errors import ConfigError, DataError
+
+logger = logging.getLogger("recbole_choir")
+
+#: Pointers into the pool of positives, and into that of all labelled events: int64 ``[N]``.
+HIST_START, HIST_END = "hist_start", "hist_end"
+LABELLED_START, LABELLED_END = "labelled_start", "labelled_end"
+
+
+@dataclass
+class RowInputs:
+    """Rows in the order of time, and per row what is known strictly before it.
+
+    Args:
+        events: ``[N]`` all rows, in the order of time.
+        parts: Positions of the training, validation and test rows.
+        scope: ``all``: a row sees all earlier events; ``train``: earlier training rows alone.
+        history: Pool of positives.
+        labelled: Pool of all labelled events, or None.
+        columns: Name -> ``[N]`` or ``[N, k]`` array, one entry per row and never one per slot.
+        theta_act: 80th percentile of the positives per user in the training rows.
+    """
+
+    events: Events
+    parts: list[NDArray[np.int64]]
+    scope: str
+    history: HistoryPool
+    labelled: HistoryPool | None
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    theta_act: float = 1.0
+
+    @classmethod
+    def build(
+        cls,
+        events: Events,
+        parts: Sequence[NDArray[np.int64]],
+        history_scope: str = "auto",
+        categories: NDArray[np.integer] | None = None,
+        labelled_history: bool = False,
+    ) -> RowInputs:
+        """Compute pointers and statistics.
+
+        Args:
+            events: ``[N]`` all rows in ascending order of time.
+            parts: Positions of the training, validation and test rows.
+            history_scope: ``auto`` means ``all`` where the parts follow each other in time and
+                ``train`` elsewhere (a random split): there, earlier events of other parts would
+                carry held-out labels into training rows.
+            categories: ``[n_items, k]`` category ids of each item, 0-padded, or None.
+            labelled_history: Also keep a pool of all labelled events.
+
+        Raises:
+            ConfigError: ``all`` is asked for where the split is not one in time.
+            DataError: The rows are not in the order of time, or there is no training row.
+        """
+        if len(events) and bool((np.diff(events.time) < 0).any()):
+            raise DataError("row inputs: expected rows in the order of time")
+        if not len(parts[0]):
+            raise DataError(f"row inputs: expected training rows, got none of {len(events)}")
+        scope = _scope(history_scope, is_time_split([events.time[p] for p in parts]))
+        counted = events if scope == "all" else events.take(np.sort(parts[0]))
+        bought = counted.take(counted.label > 0)
+        rows = cls(
+            events=events,
+            parts=list(parts),
+            scope=scope,
+            history=HistoryPool.build(bought.user, bought.item, bought.time),
+            labelled=HistoryPool.build(counted.user, counted.item, counted.time, counted.label)
+            if labelled_history
+            else None,
+        )
+        columns = rows.columns
+        columns[HIST_START], columns[HIST_END] = rows.history.pointers(events.user, events.time)
+        if rows.labelled is not None:
+            pointers = rows.labelled.pointers(events.user, events.time)
+            columns[LABELLED_START], columns[LABELLED_END] = pointers
+        stats = activity_statistics(counted, events, categories)
+        train = parts[0]
+        columns[USER_STATS] = standardize(stats.user, train, USER_STAT_NAMES)
+        columns[ITEM_STATS] = standardize(stats.item, train, ITEM_STAT_NAMES)
+        columns[N_BUY] = stats.n_buy.astype(np.float32)
+        rows.theta_act = _activity_threshold(events.take(train))
+        logger.info(
+            "history and statistics: %d rows, %d positives in the pool, scope %s",
+            len(events), len(bought), scope,
+        )  # fmt: skip
+        return rows
+
+    @property
+    def first_validation_time(self) -> float | None:
+        """Time of the first row that is evaluated; None where the split is not one in time."""
+        if not is_time_split([self.events.time[p] for p in self.parts]):
+            return None
+        held_out = np.concatenate(self.parts[1:])
+        return float(self.events.time[held_out].min()) if len(held_out) else None
+
+    def attach_snapshots(self, groups: GroupTables) -> None:
+        """Point each row to the newest snapshot strictly before it."""
+        self.columns[SNAPSHOT] = groups.snapshot_of(self.events.time)
+        has = float((self.columns[SNAPSHOT] > 0).mean())
+        logger.info("semantic table: %.1f %% of the rows have a snapshot before them", 100 * has)
+
+    def attach_group_statistics(
+        self, groups: GroupTables, categories: NDArray[np.integer] | None, prior: float
+    ) -> tuple[str, ...]:
+        """Compute the as-of group statistics; :meth:`attach_snapshots` comes first.
+
+        Args:
+            groups: The joined tables.
+            categories: As in :meth:`build`.
+            prior: Pseudo-exposures m of the lift.
+
+        Returns:
+            The names of the columns.
+        """
+        counted = self.events if self.scope == "all" else self.events.take(np.sort(self.parts[0]))
+        stats = group_statistics(
+            counted, self.events, self.columns[SNAPSHOT], groups.membership, categories, prior
+        )
+        self.columns[GROUP_STATS] = standardize_groups(stats, self.parts[0])
+        return stats.names
+
+    def of_part(self, part: int) -> dict[str, NDArray[Any]]:
+        """The columns of one part's rows, in the part's order."""
+        at = self.parts[part]
+        whole = len(at) > 0 and len(at) == int(at[-1]) - int(at[0]) + 1 and _consecutive(at)
+        rows = slice(int(at[0]), int(at[-1]) + 1) if whole else at
+        return {name: values[rows] for name, values in self.columns.items()}
+
+    def to(self, device: torch.device | str) -> RowInputs:
+        """Move the pools to ``device``, in place."""
+        self.history = self.history.to(device)
+        if self.labelled is not None:
+            self.labelled = self.labelled.to(device)
+        return self
+
+
+def _scope(wanted: str, in_time: bool) -> str:
+    if wanted == "auto":
+        return "all" if in_time else "train"
+    if wanted == "all" and not in_time:
+        raise ConfigError(
+            "history_scope: expected train or auto where the split is not one in time, got all"
+            " (held-out labels would reach training rows)"
+        )
+    return wanted
+
+
+def _activity_threshold(train: Events) -> float:
+    """80th percentile of positives per user with a training row, at least 1 (PAPER_GAPS C5)."""
+    bought = np.bincount(train.user, weights=train.label)
+    seen = np.bincount(train.user) > 0
+    return max(1.0, float(np.percentile(bought[seen], 80)))
+
+
+def _consecutive(at: NDArray[np.int64]) -> bool:
+    return bool((np.diff(at) == 1).all())

@@ -1,0 +1,120 @@
+"""Attribute fields of RecBole's frames as tensors, and atomic files as they were written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from recbole_choir.data.group_tables import Scale
+from recbole_choir.errors import DataError, nearest
+
+
+def token_array(values: pd.Series, size: int, name: str) -> torch.Tensor:
+    """A token column as int64 ``[n]`` ids.
+
+    Raises:
+        DataError: An id is outside the vocabulary.
+    """
+    ids = values.to_numpy().astype(np.int64)
+    if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= size):
+        raise DataError(f"field '{name}': expected ids in [0, {size}), got {int(ids.min())}")
+    return torch.from_numpy(ids)
+
+
+def token_seq_array(values: pd.Series, length: int) -> torch.Tensor:
+    """A token_seq column as int64 ``[n, k]`` ids, padded with 0 on the right.
+
+    Args:
+        values: One array of ids a row; missing ones are NaN.
+        length: k, RecBole's ``field2seqlen``; longer lists are cut there, as RecBole does.
+    """
+    lists = [v if isinstance(v, np.ndarray) else _NONE for v in values.to_numpy()]
+    lengths = np.fromiter(map(len, lists), np.int64, len(lists))
+    flat = np.concatenate([*lists, _NONE]).astype(np.int64)
+    row = np.repeat(np.arange(len(lists)), lengths)
+    slot = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    out = np.zeros((len(lists), max(1, length)), dtype=np.int64)
+    kept = slot < out.shape[1]
+    out[row[kept], slot[kept]] = flat[kept]
+    return torch.from_numpy(out)
+
+
+_NONE = np.array([], dtype=np.int64)
+
+
+def standardized(values: NDArray[np.float64], fitted: NDArray[np.float64]) -> torch.Tensor:
+    """A float column as float32, standardised; a missing value becomes 0, the mean.
+
+    Args:
+        values: ``[n]`` with NaN where missing.
+        fitted: Values of the training rows.
+    """
+    scale = fit_scale(fitted)
+    out = (values - scale.mean) / scale.std
+    return torch.from_numpy(np.nan_to_num(out, nan=0.0).astype(np.float32))
+
+
+def fit_scale(fitted: NDArray[np.float64]) -> Scale:
+    """Mean and standard deviation of the values that are there; (0, 1) where none is."""
+    present = fitted[np.isfinite(fitted)]
+    if not len(present):
+        return Scale(0.0, 1.0)
+    std = float(present.std())
+    return Scale(float(present.mean()), std if std > 1e-8 else 1.0)
+
+
+def read_header(path: Path, separator: str, encoding: str | None) -> dict[str, str]:
+    """Field -> type of an atomic file."""
+    with open(path, encoding=encoding) as file:
+        names = file.readline().rstrip("\n").split(separator)
+    return {f: t for f, _, t in (name.partition(":") for name in names)}
+
+
+def read_atomic(
+    path: Path, fields: Sequence[str], separator: str, encoding: str | None
+) -> pd.DataFrame:
+    """Read columns of an atomic file as texts, missing ones as None.
+
+    Args:
+        path: The file.
+        fields: Names without types, in the order wanted.
+        separator, encoding: RecBole's ``field_separator`` and ``encoding``.
+
+    Raises:
+        DataError: The file or a field is missing.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file, expected it for the fields {', '.join(fields)}")
+    types = read_header(path, separator, encoding)
+    for name in fields:
+        if name not in types:
+            raise DataError(
+                f"{path}: expected a field '{name}', got {', '.join(types)}{nearest(name, types)}"
+            )
+    columns = [f"{name}:{types[name]}" for name in fields]
+    frame = pd.read_csv(
+        path,
+        sep=separator,
+        usecols=columns,
+        dtype=str,
+        encoding=encoding,
+        engine="c" if len(separator) == 1 else "python",
+    )[columns]
+    frame.columns = pd.Index(fields)
+    frame = frame.astype(object)
+    return frame.where(frame.notna(), None)
+
+
+def aligned(frame: pd.DataFrame, id_field: str, ids: NDArray[Any]) -> pd.DataFrame:
+    """Rows of ``frame`` for each id, in the order of ``ids``; None where the frame has none."""
+    first = frame.drop_duplicates(id_field, keep="first").set_index(id_field)
+    out = first.reindex(ids).astype(object)
+    out = out.where(out.notna(), None)
+    out.index.name = id_field
+    return out.reset_index()
