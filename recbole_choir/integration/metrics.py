@@ -11,13 +11,15 @@ from collections import OrderedDict
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from recbole.evaluator import DataStruct, metric_types, metrics_dict
 from recbole.evaluator.base_metric import AbstractMetric
+from recbole.evaluator.metrics import LogLoss
 from recbole.utils import EvaluatorType
 
 from recbole_choir.errors import ConfigError, DataError, nearest
-from recbole_choir.evaluator import check_weighting, gauc_report
+from recbole_choir.evaluator import check_weighting, gauc_report, logloss
 from recbole_choir.integration.predictions import Predictions
 
 
@@ -43,13 +45,20 @@ class LabelledGAUC(AbstractMetric):
         return {"gauc": round(report.value, self.decimal_place)}
 
 
+class LabelledLogLoss(LogLoss):
+    """RecBole's LogLoss, also of a single row, of which it makes a scalar on numpy 1.26."""
+
+    def metric_info(self, preds: npt.NDArray[Any], trues: npt.NDArray[Any]) -> float:
+        """Return the mean negative log-likelihood, with RecBole's clipping."""
+        return logloss(trues, preds)
+
+
 def labelled_metrics() -> dict[str, type[AbstractMetric]]:
     """Lower-case names of the metrics that labelled rows have, and their classes."""
     known = {
         name: cls for name, cls in metrics_dict.items() if metric_types[name] == EvaluatorType.VALUE
     }
-    known["gauc"] = LabelledGAUC
-    return known
+    return {**known, "gauc": LabelledGAUC, "logloss": LabelledLogLoss}
 
 
 class LabelledEvaluator:

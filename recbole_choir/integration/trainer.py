@@ -473,7 +473,9 @@ class ChoirTrainer(Trainer):
             CheckpointError: If the checkpoint is missing, damaged or of another model.
             DataError: If the model predicts something that is not finite.
         """
-        if not eval_data:
+        # asked of all processes: one that holds no row must still take part in the gathering
+        sizes = distributed.all_gather_objects(0 if eval_data is None else len(eval_data))
+        if not any(sizes):
             return None
         if load_best_model:
             self._load_weights(model_file or self.saved_model_file)

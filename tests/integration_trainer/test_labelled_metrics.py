@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from recbole.evaluator import metric_types, metrics_dict
-from recbole.evaluator.metrics import GAUC
+from recbole.evaluator.metrics import GAUC, LogLoss
 from recbole.utils import EvaluatorType
 from sklearn.metrics import log_loss, roc_auc_score
 
@@ -37,9 +37,11 @@ def test_the_three_metrics_and_their_rounding(make_config):
 
 def test_recboles_metrics_and_ours_agree_on_ties(make_config):
     p = some_predictions(3_000, digits=1)
+    theirs = LogLoss(make_config(metric_decimal_place=12)).calculate_metric(data_struct(p))
     config = make_config(metric_decimal_place=12, metrics=["AUC", "LogLoss"])
     result = LabelledEvaluator(config).evaluate(data_struct(p))
     assert result["auc"] == pytest.approx(auc(p.labels, p.scores), abs=1e-11)
+    assert result["logloss"] == pytest.approx(theirs["logloss"], abs=1e-11)
     assert result["logloss"] == pytest.approx(logloss(p.labels, p.scores), abs=1e-11)
 
 

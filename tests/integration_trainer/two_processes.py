@@ -1,4 +1,4 @@
-"""What the tests of several processes run: ``python two_processes.py CASE NPROC FOLDER``.
+"""What the tests of several processes run: ``python two_processes.py CASES NPROC FOLDER``.
 
 A program of its own, so that the spawned processes can import its functions.
 """
@@ -34,6 +34,13 @@ def evaluate(folder):
         "scores": trainer.predictions.scores.tolist(),
         "users": trainer.predictions.users.tolist(),
     }
+
+
+def few_rows(folder):
+    """Fewer rows than processes: the last has none, and all get the whole set."""
+    trainer = _trainer(folder)
+    result = trainer.evaluate(TinyLoader(tiny_rows(2, seed=2), batch_size=16), False)
+    return {"logloss": result["logloss"], "scores": trainer.predictions.scores.tolist()}
 
 
 def fit(folder):
@@ -87,7 +94,7 @@ def bad_shares(folder):
 
 
 def failing(folder):
-    """Rank 1 fails while rank 0 waits for it."""
+    """Rank 1 fails while the others wait for it."""
     if distributed.rank() == 1:
         raise DataError("column 'age': expected a number, got 'old'")
     distributed.barrier()
@@ -104,17 +111,28 @@ def unequal_steps(folder):
 def nan_on_one_rank(folder):
     """Rank 1 meets a NaN: all ranks stop with the same message."""
     trainer = _trainer(folder, nan_at=2 if distributed.rank() == 1 else None)
-    try:
-        trainer.fit(TinyLoader(tiny_rows(96, seed=0), batch_size=16, shuffle=True), saved=False)
-    except ChoirError as error:
-        return {"message": str(error)}
+    trainer.fit(TinyLoader(tiny_rows(96, seed=0), batch_size=16, shuffle=True), saved=False)
     return {}
 
 
+def run_cases(names, folder):
+    """Each case after the other; a refusal is kept as its message."""
+    outcomes = {}
+    for name in names:
+        try:
+            outcomes[name] = globals()[name](folder)
+        except ChoirError as error:
+            outcomes[name] = {"refused": str(error)}
+    return outcomes
+
+
 if __name__ == "__main__":
-    case, nproc, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    cases, nproc, folder = sys.argv[1].split(","), int(sys.argv[2]), sys.argv[3]
     try:
-        outcome = distributed.spawn(globals()[case], nproc, (folder,), use_gpu=False)
+        if cases == ["failing"]:
+            outcome = distributed.spawn(failing, nproc, (folder,), use_gpu=False)
+        else:
+            outcome = distributed.spawn(run_cases, nproc, (cases, folder), use_gpu=False)
     except ChoirError as error:
         outcome = {"error": str(error)}
-    Path(folder, f"{case}-{nproc}.json").write_text(json.dumps(outcome))
+    Path(folder, "outcome.json").write_text(json.dumps(outcome))
