@@ -1,0 +1,299 @@
+"""Training rows per second of Base and ChoirRec beside RecBole's own DIN.
+
+Synthetic tensors, so that nothing but the model and its optimiser is measured: forward, backward
+and one Adagrad step. All models run in one process, one after the other in turns, on one thread,
+at the same embedding size, history length and batch; DIN reads the same item fields.
+
+    python benchmarks/model_speed.py
+    python benchmarks/model_speed.py --device cuda --embedding-size 32 --batch 8192
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from recbole.model.sequential_recommender.din import DIN
+from recbole.utils import FeatureSource, FeatureType
+
+from recbole_choir.data.schema import FeatureSchema, Field, ModelInputs
+from recbole_choir.model.context_aware_recommender.base import Base
+from recbole_choir.model.context_aware_recommender.choirrec import ChoirRec
+
+RECORD = Path(__file__).parent / "records" / "model_speed.json"
+N_GENRES, GENRES_PER_ITEM = 19, 4
+
+
+def features(args: argparse.Namespace) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """User and item attributes of the size of ml-100k's."""
+    user = {
+        "gender": torch.randint(1, 3, (args.users,)),
+        "occupation": torch.randint(1, 22, (args.users,)),
+        "age": torch.randint(1, 62, (args.users,)),
+    }
+    item = {
+        "genre": torch.randint(0, N_GENRES, (args.items, GENRES_PER_ITEM)),
+        "year": torch.randint(1, 73, (args.items,)),
+    }
+    for values in (*user.values(), *item.values()):
+        values[0] = 0
+    return user, item
+
+
+def our_dataset(args: argparse.Namespace) -> SimpleNamespace:
+    """What Base and ChoirRec read of a dataset; a stand-in, not a real one."""
+    user, item = features(args)
+    snapshots, levels = 4, 3
+    k = max(2, round((args.users / 20) ** (1 / levels)))
+    per_snapshot = k + k * k
+    n_groups = 1 + snapshots * per_snapshot
+    group = torch.randint(1, n_groups, (snapshots + 1, args.users), dtype=torch.int32)
+    group[0] = 0
+    groups = SimpleNamespace(
+        user_group=group,
+        user_codes=torch.randint(1, k + 1, (snapshots + 1, args.users, levels), dtype=torch.int32),
+        n_codes=[k] * levels,
+        group_attr={
+            "gender": torch.randint(1, 3, (n_groups,)),
+            "occupation": torch.randint(1, 22, (n_groups,)),
+            "age": torch.randint(1, 62, (n_groups,)),
+        },
+        group_seq=torch.randint(1, args.items, (n_groups, args.length), dtype=torch.int32),
+        group_size=torch.full((n_groups,), 20),
+    )
+    schema = FeatureSchema(
+        n_users=args.users,
+        n_items=args.items,
+        user_attrs=(
+            Field("gender", "token", 3),
+            Field("occupation", "token", 22),
+            Field("age", "token", 62),
+        ),
+        item_attrs=(Field("genre", "token_seq", N_GENRES), Field("year", "token", 73)),
+        user_stat_names=tuple("abcdef"),
+        item_stat_names=tuple("abcd"),
+        group_stat_names=tuple("abcdef"),
+    )
+    return SimpleNamespace(
+        model_inputs=ModelInputs(
+            schema=schema,
+            user_features=user,
+            item_features=item,
+            groups=groups,
+            theta_act=60.0,
+            history_length=args.length,
+        )
+    )
+
+
+class DINDataset:
+    """What RecBole's DIN reads of a dataset; a stand-in with the same item fields."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        user, item = features(args)
+        self.user_feat = Interaction({"user_id": torch.arange(args.users), **user})
+        self.item_feat = Interaction({"item_id": torch.arange(args.items), **item})
+        self.sizes = {
+            "user_id": args.users,
+            "gender": 3,
+            "occupation": 22,
+            "age": 62,
+            "item_id": args.items,
+            "genre": N_GENRES,
+            "year": 73,
+        }
+        self.field2type = dict.fromkeys(self.sizes, FeatureType.TOKEN)
+        self.field2type["genre"] = FeatureType.TOKEN_SEQ
+        self.uid_field, self.iid_field = "user_id", "item_id"
+        self.config = {"numerical_features": []}
+
+    def get_user_feature(self) -> Interaction:
+        return self.user_feat
+
+    def get_item_feature(self) -> Interaction:
+        return self.item_feat
+
+    def num(self, field: str) -> int:
+        return self.sizes[field]
+
+    def fields(self, ftype: Any = None, source: Any = None) -> list[str]:
+        wanted = {FeatureSource.USER, FeatureSource.USER_ID} & set(source)
+        return list((self.user_feat if wanted else self.item_feat).interaction)
+
+
+def config(args: argparse.Namespace, **more: Any) -> dict[str, Any]:
+    """The settings of one model."""
+    return {
+        "USER_ID_FIELD": "user_id",
+        "ITEM_ID_FIELD": "item_id",
+        "LABEL_FIELD": "label",
+        "device": torch.device(args.device),
+        "embedding_size": args.embedding_size,
+        "mlp_hidden_size": [256, 128, 64],
+        "dropout_prob": 0.1,
+        **more,
+    }
+
+
+def din_config(args: argparse.Namespace) -> dict[str, Any]:
+    """RecBole's defaults for DIN, but for the embedding size and the history length."""
+    return config(
+        args,
+        mlp_hidden_size=[256, 256, 256],
+        dropout_prob=0,
+        pooling_mode="mean",
+        MAX_ITEM_LIST_LENGTH=args.length,
+        LIST_SUFFIX="_list",
+        ITEM_LIST_LENGTH_FIELD="item_length",
+        NEG_PREFIX="neg_",
+        numerical_features=[],
+    )
+
+
+def batch(args: argparse.Namespace) -> Interaction:
+    """One batch that all models can read: full histories, the dearest case."""
+    n = args.batch
+    history = torch.randint(1, args.items, (n, args.length))
+    item = torch.randint(1, args.items, (n,))
+    return Interaction(
+        {
+            "user_id": torch.randint(1, args.users, (n,)),
+            "item_id": item,
+            "label": (torch.rand(n) < 0.3).float(),
+            "hist_items": history,
+            "hist_len": torch.full((n,), args.length),
+            "item_id_list": history,
+            "item_length": torch.full((n,), args.length),
+            "user_stats": torch.randn(n, 6),
+            "item_stats": torch.randn(n, 4),
+            "group_stats": torch.randn(n, 6),
+            "n_buy": torch.randint(0, 100, (n,)).float(),
+            "snapshot": torch.randint(0, 5, (n,)),
+        }
+    ).to(torch.device(args.device))
+
+
+def stepper(model: torch.nn.Module, batches: list[Interaction]) -> Callable[[int], None]:
+    """A function that makes training steps."""
+    optimiser = torch.optim.Adagrad(
+        model.parameters(), lr=0.01, initial_accumulator_value=0.1, foreach=True
+    )
+    model.train()
+
+    def steps(n: int) -> None:
+        for i in range(n):
+            optimiser.zero_grad(set_to_none=True)
+            model.calculate_loss(batches[i % len(batches)]).backward()
+            optimiser.step()
+
+    return steps
+
+
+def timed(steps: Callable[[int], None], n: int, device: str) -> float:
+    """Seconds of ``n`` steps, the device's work included."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    steps(n)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Rows per second of every model: its best round."""
+    # RecBole's sequential package (SINE) switches anomaly detection on for the whole process,
+    # which costs every model a third of its speed: off, for DIN as for ours.
+    torch.autograd.set_detect_anomaly(False)
+    torch.manual_seed(0)
+    ours = our_dataset(args)
+    models: dict[str, torch.nn.Module] = {
+        "Base": Base(config(args), ours),
+        "Base, att_type mlp": Base(config(args, att_type="mlp"), ours),
+        "ChoirRec, variant paper": ChoirRec(config(args), ours),
+        "ChoirRec, variant stats": ChoirRec(config(args, variant="stats"), ours),
+    }
+    if not args.skip_din:
+        if not hasattr(np, "long"):  # numpy 1.26: RecBole's Config would set it
+            np.long = np.int_  # type: ignore[attr-defined]
+        models["RecBole DIN"] = DIN(din_config(args), DINDataset(args))
+    batches = [batch(args) for _ in range(4)]
+    runs = {name: stepper(m.to(args.device), batches) for name, m in models.items()}
+    counts = {name: args.din_steps if "DIN" in name else args.steps for name in runs}
+    for run in runs.values():
+        run(2)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    # The best round counts: whatever else the machine does can only add time.
+    for _ in range(args.rounds):  # in turns: a slow moment of the machine meets all of them
+        for name, run in runs.items():
+            seconds[name].append(timed(run, counts[name], args.device) / counts[name])
+    base = min(seconds["Base"])
+    return {
+        name: {
+            "rows_per_second": round(args.batch / min(s)),
+            "ms_per_step": round(1e3 * min(s), 3),
+            "cost_relative_to_base": round(min(s) / base, 3),
+            "parameters": sum(p.numel() for p in models[name].parameters()),
+        }
+        for name, s in seconds.items()
+    }
+
+
+def main() -> None:
+    """Measure, print a table and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--embedding-size", type=int, default=16)
+    parser.add_argument("--length", type=int, default=50, help="history length L")
+    parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--users", type=int, default=944)
+    parser.add_argument("--items", type=int, default=1683)
+    parser.add_argument("--steps", type=int, default=8, help="steps per round")
+    parser.add_argument("--din-steps", type=int, default=1, help="steps per round of DIN")
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--skip-din", action="store_true")
+    parser.add_argument("--record", type=Path, default=RECORD)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+
+    result = measure(args)
+    print(
+        f"{args.device}, 1 thread, d {args.embedding_size}, L {args.length}, batch {args.batch}, "
+        f"{args.users} users, {args.items} items"
+    )
+    print(f"{'model':26}{'rows/s':>12}{'ms/step':>10}{'x Base':>8}{'parameters':>12}")
+    for name, r in result.items():
+        print(
+            f"{name:26}{r['rows_per_second']:>12,}{r['ms_per_step']:>10.2f}"
+            f"{r['cost_relative_to_base']:>8.2f}{r['parameters']:>12,}"
+        )
+    options = {k: v for k, v in vars(args).items() if k != "record"}
+    setting = f"{args.device} d{args.embedding_size} L{args.length} B{args.batch}"
+    record: dict[str, Any] = {}
+    if args.record.exists():
+        record = json.loads(args.record.read_text())
+    record[setting] = {
+        "options": options,
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else platform.machine(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "models": result,
+    }
+    args.record.parent.mkdir(parents=True, exist_ok=True)
+    args.record.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

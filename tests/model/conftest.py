@@ -1,0 +1,166 @@
+"""Small fakes of a dataset and its batches for the tests of the models.
+
+They are fakes: plain namespaces with the attributes that a model reads, not RecBole datasets.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_choir.data.schema import FeatureSchema, Field, ModelInputs
+from recbole_choir.model.context_aware_recommender.base import Base
+from recbole_choir.model.context_aware_recommender.choirrec import ChoirRec
+
+N_USERS, N_ITEMS, N_GROUPS, N_SNAPSHOTS, L, L_G = 30, 40, 7, 2, 6, 5
+N_CODES = [3, 4, 5]
+
+SCHEMA = FeatureSchema(
+    n_users=N_USERS,
+    n_items=N_ITEMS,
+    user_attrs=(
+        Field("gender", "token", 3),
+        Field("age", "float", 1),
+        Field("hobbies", "token_seq", 6),
+    ),
+    item_attrs=(
+        Field("type", "token", 5),  # a name that nn.ModuleDict would refuse
+        Field("genre", "token_seq", 8),
+        Field("price", "float", 1),
+    ),
+    contexts=(Field("hour", "token", 4), Field("discount", "float", 1)),
+    user_stat_names=tuple(f"u{i}" for i in range(5)),
+    item_stat_names=tuple(f"i{i}" for i in range(4)),
+    group_stat_names=tuple(f"g{i}" for i in range(6)),
+)
+
+
+def _ids(rng: torch.Generator, high: int, *shape: int, low: int = 0) -> torch.Tensor:
+    return torch.randint(low, high, shape, generator=rng)
+
+
+def _features(rng: torch.Generator, fields: tuple[Field, ...], n: int) -> dict[str, torch.Tensor]:
+    out = {}
+    for f in fields:
+        if f.kind == "float":
+            out[f.name] = torch.randn(n, generator=rng)
+        elif f.kind == "token":
+            out[f.name] = _ids(rng, f.size, n)
+        else:
+            out[f.name] = _ids(rng, f.size, n, 3)
+        out[f.name][0] = 0
+    return out
+
+
+def make_groups(seed: int = 0) -> SimpleNamespace:
+    """A fake of GroupTables: 2 snapshots, 6 groups and the empty one."""
+    rng = torch.Generator().manual_seed(seed)
+    user_group = _ids(rng, N_GROUPS, N_SNAPSHOTS + 1, N_USERS).int()
+    user_codes = torch.stack(
+        [_ids(rng, k + 1, N_SNAPSHOTS + 1, N_USERS, low=1) for k in N_CODES], dim=-1
+    ).int()
+    user_group[0] = 0
+    user_group[:, 0] = 0
+    user_codes[user_group == 0] = 0
+    group_seq = _ids(rng, N_ITEMS, N_GROUPS, L_G, low=1).int()
+    group_seq[:, -1] = 0
+    group_seq[0] = 0
+    attrs = {
+        "gender": _ids(rng, 3, N_GROUPS),
+        "age": torch.randn(N_GROUPS, generator=rng),
+        "hobbies": _ids(rng, 6, N_GROUPS),
+    }
+    for values in attrs.values():
+        values[0] = 0
+    return SimpleNamespace(
+        user_group=user_group,
+        user_codes=user_codes,
+        n_codes=N_CODES,
+        group_attr=attrs,
+        group_seq=group_seq,
+        group_size=torch.arange(N_GROUPS),
+    )
+
+
+def make_dataset(seed: int = 0, groups: Any = "some") -> SimpleNamespace:
+    """A fake of a ChoirDataset: only its ``model_inputs``."""
+    rng = torch.Generator().manual_seed(seed)
+    inputs = ModelInputs(
+        schema=SCHEMA,
+        user_features=_features(rng, SCHEMA.user_attrs, N_USERS),
+        item_features=_features(rng, SCHEMA.item_attrs, N_ITEMS),
+        groups=make_groups(seed) if groups == "some" else groups,
+        theta_act=4.0,
+        history_length=L,
+    )
+    return SimpleNamespace(model_inputs=inputs)
+
+
+def make_batch(n: int = 64, seed: int = 1) -> Interaction:
+    """A batch with every kind of row: full, partial and empty histories, no snapshot, id 0."""
+    rng = torch.Generator().manual_seed(seed)
+    user = _ids(rng, N_USERS, n, low=1)
+    item = _ids(rng, N_ITEMS, n, low=1)
+    length = _ids(rng, L + 1, n)
+    history = _ids(rng, N_ITEMS, n, L, low=1) * (torch.arange(L) < length[:, None])
+    if n >= 4:
+        user[0] = 0
+        item[1] = 0
+        history[2] = 0
+    return Interaction(
+        {
+            "user_id": user,
+            "item_id": item,
+            "label": (torch.rand(n, generator=rng) < 0.4).float(),
+            "hist_items": history,
+            "hist_len": length,
+            "user_stats": torch.randn(n, 5, generator=rng),
+            "item_stats": torch.randn(n, 4, generator=rng),
+            "group_stats": torch.randn(n, 6, generator=rng),
+            "n_buy": _ids(rng, 12, n).float(),
+            "snapshot": _ids(rng, N_SNAPSHOTS + 1, n),
+            "hour": _ids(rng, 4, n),
+            "discount": torch.randn(n, generator=rng),
+        }
+    )
+
+
+def make_config(**settings: Any) -> dict[str, Any]:
+    """The keys a model needs, small layers, no dropout; ``settings`` on top."""
+    config = {
+        "USER_ID_FIELD": "user_id",
+        "ITEM_ID_FIELD": "item_id",
+        "LABEL_FIELD": "label",
+        "device": "cpu",
+        "embedding_size": 4,
+        "mlp_hidden_size": [16, 12, 8],
+        "dropout_prob": 0.0,
+        # large enough that no channel is numerically silent at the start
+        "embedding_init_std": 0.5,
+    }
+    return {**config, **settings}
+
+
+def build(cls: type, seed: int = 0, dataset: Any = None, **settings: Any) -> Any:
+    """A model of ``cls`` with weights drawn from ``seed``."""
+    torch.manual_seed(seed)
+    return cls(make_config(**settings), make_dataset() if dataset is None else dataset)
+
+
+@pytest.fixture
+def helpers() -> SimpleNamespace:
+    """The factories above (tests are imported by path, so they cannot import this file)."""
+    return SimpleNamespace(
+        batch=make_batch,
+        build=build,
+        config=make_config,
+        dataset=make_dataset,
+        groups=make_groups,
+        base=lambda **kw: build(Base, **kw),
+        choir=lambda **kw: build(ChoirRec, **kw),
+        schema=SCHEMA,
+    )

@@ -1,0 +1,133 @@
+"""Gated distillation: Eq. 7-9 and the KL alternative."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recbole_choir.errors import ConfigError
+from recbole_choir.model.layers.distillation import (
+    GatedDistillation,
+    kl_loss,
+    margin_loss,
+    qualification,
+    reduce_gated,
+)
+
+
+def logit(p: float) -> float:
+    return math.log(p / (1 - p))
+
+
+def test_equation_7_by_hand() -> None:
+    teacher = torch.tensor([2 * logit(0.9), 2 * logit(0.5), 2 * logit(0.2)])
+    student = torch.tensor([2 * logit(0.6), 2 * logit(0.52), 2 * logit(0.6)])
+    out = margin_loss(teacher, student, temperature=2.0, margin=0.05)
+    torch.testing.assert_close(out, torch.tensor([0.25**2, 0.0, 0.35**2]))
+    without = margin_loss(teacher, student, temperature=2.0, margin=0.0)
+    torch.testing.assert_close(without, torch.tensor([0.3**2, 0.02**2, 0.4**2]))
+
+
+@given(t=st.floats(-30, 30), s=st.floats(-30, 30), m=st.floats(0, 0.5))
+@settings(max_examples=60, deadline=None)
+def test_margin_loss_is_bounded_symmetric_and_its_gradient_small(
+    t: float, s: float, m: float
+) -> None:
+    teacher, student = torch.tensor([t]), torch.tensor([s], requires_grad=True)
+    loss = margin_loss(teacher, student, 2.0, m)
+    assert 0 <= loss.item() <= (1 - m) ** 2 + 1e-6
+    assert loss.item() == pytest.approx(margin_loss(student, teacher, 2.0, m).item(), abs=1e-7)
+    loss.sum().backward()
+    assert (
+        abs(student.grad.item()) <= 0.25
+    )  # "extreme disagreements do not trigger large gradients"
+
+
+def test_kl_by_hand_and_finite_at_the_extremes() -> None:
+    p, q = 0.9, 0.6
+    expected = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    out = kl_loss(torch.tensor([2 * logit(p)]), torch.tensor([2 * logit(q)]), 2.0)
+    assert out.item() == pytest.approx(expected, rel=1e-5)
+    same = torch.tensor([-3.0, 0.0, 7.0])
+    torch.testing.assert_close(kl_loss(same, same, 2.0), torch.zeros(3))
+    student = torch.tensor([-500.0, 500.0], requires_grad=True)
+    far = kl_loss(torch.tensor([500.0, -500.0]), student, 1.0)
+    far.sum().backward()
+    assert torch.isfinite(far).all()
+    assert torch.isfinite(student.grad).all()
+
+
+def test_equation_8_by_hand() -> None:
+    n_buy = torch.tensor([4.0, 3.0, 9.0, 4.0])
+    teacher = torch.tensor([logit(0.61), logit(0.99), logit(0.55), logit(0.3)])
+    assert qualification(n_buy, teacher, 4.0, 0.1).tolist() == [1, 0, 0, 1]
+
+
+LOSS = torch.tensor([1.0, 2.0, 3.0, 4.0])
+GATE = torch.tensor([1.0, 0.0, 1.0, 0.0])
+ALPHA = torch.tensor([0.5, 0.9, 0.1, 0.9])
+
+
+def test_equation_9_is_a_mean_over_all_rows() -> None:
+    assert reduce_gated(LOSS, GATE, ALPHA).item() == pytest.approx((0.5 * 1 + 0.1 * 3) / 4)
+    assert reduce_gated(LOSS, GATE, None).item() == pytest.approx((1 + 3) / 4)
+
+
+def test_selfnorm_by_hand() -> None:
+    out = reduce_gated(LOSS, GATE, ALPHA, "selfnorm")
+    assert out.item() == pytest.approx(2 / 4 * (0.5 * 1 + 0.1 * 3) / 0.6)
+    constant = reduce_gated(LOSS, GATE, torch.full((4,), 0.3), "selfnorm")
+    assert constant.item() == pytest.approx(reduce_gated(LOSS, GATE, None).item())
+
+
+def test_alpha_gradients_of_the_three_modes() -> None:
+    grads = {}
+    for mode in ("literal", "selfnorm"):
+        alpha = ALPHA.clone().requires_grad_()
+        reduce_gated(LOSS, GATE, alpha, mode).backward()
+        grads[mode] = alpha.grad
+    torch.testing.assert_close(grads["literal"], GATE * LOSS / 4)
+    assert grads["literal"].min() >= 0  # only ever shrinks alpha
+    # scaling all alphas changes nothing: the gradient is orthogonal to alpha
+    assert (grads["selfnorm"] * ALPHA).sum().item() == pytest.approx(0, abs=1e-7)
+    assert grads["selfnorm"].abs().sum() > 0
+    alpha = ALPHA.clone().requires_grad_()
+    assert not reduce_gated(LOSS, GATE, alpha, "detach").requires_grad
+    with pytest.raises(ConfigError, match="kd_alpha_mode"):
+        reduce_gated(LOSS, GATE, alpha, "other")
+
+
+@pytest.mark.parametrize("mode", ["literal", "selfnorm", "detach"])
+@pytest.mark.parametrize("loss", ["margin", "kl"])
+def test_nothing_qualified_is_zero_and_connected(mode: str, loss: str) -> None:
+    student = torch.randn(4, requires_grad=True)
+    alpha = torch.rand(4, requires_grad=True)
+    step = GatedDistillation(loss=loss, theta_act=100.0, alpha_mode=mode)
+    out = step(torch.randn(4), student, torch.zeros(4), alpha)
+    assert out.loss.item() == 0
+    out.loss.backward()
+    assert torch.equal(student.grad, torch.zeros(4))
+    assert alpha.grad is None or torch.equal(alpha.grad, torch.zeros(4))
+
+
+def test_detached_teacher_and_live_teacher() -> None:
+    for detach in (True, False):
+        teacher = torch.tensor([4.0], requires_grad=True)
+        student = torch.tensor([0.0], requires_grad=True)
+        step = GatedDistillation(detach_teacher=detach)
+        step(teacher, student, torch.tensor([5.0]), None).loss.backward()
+        assert student.grad is not None
+        assert (teacher.grad is None) == detach
+
+
+def test_qualified_and_active_rows_are_reported() -> None:
+    teacher, student = torch.tensor([4.0, 4.0, 4.0]), torch.tensor([0.0, 3.99, 0.0])
+    out = GatedDistillation(theta_act=2.0)(teacher, student, torch.tensor([2.0, 2.0, 1.0]), None)
+    assert out.qualified.tolist() == [1, 1, 0]
+    assert out.active.tolist() == [1, 0, 0]
+    free = GatedDistillation(theta_act=2.0, use_qual_gate=False)
+    assert free(teacher, student, torch.zeros(3), None).qualified.tolist() == [1, 1, 1]
