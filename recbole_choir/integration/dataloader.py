@@ -168,7 +168,7 @@ class _PackedColumns:
                 width = 1 if values.dim() == 1 else values.shape[1]
                 places.append((name, at, None if values.dim() == 1 else at + width))
                 at += width
-            flat = [v.reshape(len(v), -1) for v in chosen.values()]
+            flat = [v if v.dim() == 2 else v[:, None] for v in chosen.values()]
             self._groups.append((torch.cat(flat, dim=1).to(device), places))
 
     def gather(self, at: torch.Tensor) -> dict[str, torch.Tensor]:
