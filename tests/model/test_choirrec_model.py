@@ -1,0 +1,366 @@
+"""ChoirRec: routing of gradients, gates as ablations, and each switch."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+from recbole_choir.errors import ConfigError
+from recbole_choir.model.context_aware_recommender.choirrec import ChoirRec
+
+# Parameters by the part of the model that owns them. The tables of items, contexts and user
+# attributes belong to both channels.
+INDIVIDUAL = ("individual.", "user_table.", "history_attention.", "injection.")
+GROUP = ("group.", "group_attention.", "prefix_fusion.")
+SHARED = ("item_encoder.", "context_bank.", "user_bank.")
+
+
+def grads(model: ChoirRec, loss: torch.Tensor, owners: tuple[str, ...]) -> dict[str, float]:
+    """Size of each parameter's gradient; 0 where there is none."""
+    model.zero_grad(set_to_none=True)
+    loss.backward(retain_graph=True)
+    return {
+        n: 0.0 if p.grad is None else float(p.grad.abs().sum())
+        for n, p in model.named_parameters()
+        if n.startswith(owners)
+    }
+
+
+def live_kd(helpers: Any, **settings: Any) -> ChoirRec:
+    """A model whose distillation has something to do: every row qualifies, no margin."""
+    return helpers.choir(**{"use_qual_gate": False, "kd_margin": 0.0, **settings})
+
+
+def distilled_loss(model: ChoirRec, batch: Any) -> torch.Tensor:
+    """``L_KD`` alone: what the weight lambda adds to the loss, per unit of lambda."""
+    out = model.channels(batch)
+    pair = (out.individual, out.group)
+    if model.settings.kd_direction == "group_to_individual":
+        pair = pair[::-1]
+    return model.distillation(*pair, batch["n_buy"], out.alpha_distill).loss
+
+
+def test_owners_cover_every_parameter(helpers) -> None:
+    known = (*INDIVIDUAL, *GROUP, *SHARED, "reliability.")
+    assert all(n.startswith(known) for n, _ in helpers.choir().named_parameters())
+
+
+def test_individual_logit_leaves_the_group_channel_alone(helpers) -> None:
+    model, batch = helpers.choir(), helpers.batch()
+    sizes = grads(model, model.channels(batch).individual.sum(), GROUP)
+    assert len(sizes) > 10
+    assert set(sizes.values()) == {0.0}
+
+
+def test_without_stop_gradient_the_group_channel_is_reached(helpers) -> None:
+    model, batch = helpers.choir(inject_stopgrad=False), helpers.batch()
+    sizes = grads(model, model.channels(batch).individual.sum(), GROUP)
+    assert sizes["group.first.0.weight"] > 0
+    assert sizes["prefix_fusion.levels.0.weight"] > 0
+    assert sizes["group.hidden.0.weight"] == 0  # the group's tower is no part of its mid state
+
+
+def test_distillation_leaves_the_teacher_alone(helpers) -> None:
+    model, batch = live_kd(helpers), helpers.batch()
+    loss = distilled_loss(model, batch)
+    assert loss.item() > 0
+    assert set(grads(model, loss, INDIVIDUAL).values()) == {0.0}
+    student = grads(model, loss, GROUP)
+    assert min(student.values()) > 0
+
+
+def test_live_teacher_and_released_direction(helpers) -> None:
+    batch = helpers.batch()
+    live = live_kd(helpers, kd_detach_teacher=False)
+    assert grads(live, distilled_loss(live, batch), INDIVIDUAL)["individual.head.weight"] > 0
+    released = live_kd(helpers, variant="released")
+    loss = distilled_loss(released, batch)
+    assert set(grads(released, loss, GROUP).values()) == {0.0}
+    assert grads(released, loss, INDIVIDUAL)["individual.head.weight"] > 0
+
+
+def test_fused_bce_trains_both_channels_and_the_gate(helpers) -> None:
+    model, batch = helpers.choir(use_kd=False), helpers.batch()
+    sizes = grads(model, model.calculate_loss(batch), (*INDIVIDUAL, *GROUP, *SHARED, "reliability"))
+    assert min(sizes.values()) > 0
+
+
+def test_group_logit_does_not_see_the_individual_side(helpers) -> None:
+    model, batch = helpers.choir(), helpers.batch()
+    sizes = grads(model, model.channels(batch).group.sum(), (*INDIVIDUAL, "reliability"))
+    assert set(sizes.values()) == {0.0}
+
+
+def test_equations_10_to_12(helpers) -> None:
+    model, batch = live_kd(helpers, kd_lambda=0.7, aux_bce=0.3), helpers.batch()
+    out = model.channels(batch)
+    fused = (1 - out.alpha_fusion) * out.individual + out.alpha_fusion * out.group
+    torch.testing.assert_close(out.fused, fused)
+    y = batch["label"]
+
+    def bce(z: torch.Tensor) -> torch.Tensor:
+        p = torch.sigmoid(z)
+        return -(y * p.log() + (1 - y) * (1 - p).log()).mean()
+
+    gap = (torch.sigmoid(out.individual / 2) - torch.sigmoid(out.group / 2)).abs()
+    kd = (out.alpha_distill * gap**2).mean()
+    expected = bce(fused) + 0.7 * kd + 0.3 * bce(out.group)
+    torch.testing.assert_close(model.calculate_loss(batch), expected)
+
+
+def test_group_channel_input_is_the_concatenation(helpers) -> None:
+    model, batch = helpers.choir(use_group_stats=True), helpers.batch()
+    groups = helpers.groups()
+    items = model.item_tokens(batch)
+    features = model.encode(batch, items)
+    group = groups.user_group[batch["snapshot"], batch["user_id"]].long()
+    bank = model.user_bank.tables
+    keys = model.item_encoder(groups.group_seq[group].long())
+    valid = groups.group_seq[group] > 0
+    scores = (keys * features.item_token.unsqueeze(1)).sum(-1) / keys.shape[-1] ** 0.5
+    weights = torch.softmax(scores.masked_fill(~valid, -1e30), dim=1) * valid
+    mean = (keys * valid.unsqueeze(-1)).sum(1) / valid.sum(1, keepdim=True).clamp_min(1)
+    expected = [
+        model.prefix_fusion(groups.user_codes[batch["snapshot"], batch["user_id"]].long()),
+        bank[0].weight[groups.group_attr["gender"][group]],  # the users' own tables
+        groups.group_attr["age"][group].unsqueeze(1) * bank[1].weight[0],
+        bank[2].weight[groups.group_attr["hobbies"][group]],
+        torch.cat([(weights.unsqueeze(-1) * keys).sum(1), mean], dim=1),
+        batch["group_stats"],
+    ]
+    parts = model.group_inputs(batch, features, items)
+    torch.testing.assert_close(torch.cat(parts, 1), torch.cat(expected, 1))
+
+
+def test_constant_zero_gate_without_injection_is_base_bit_for_bit(helpers) -> None:
+    batch = helpers.batch()
+    base = helpers.base()
+    choir = helpers.choir(seed=3, fusion_gate=0.0, use_injection=False, use_kd=False)
+    report = choir.load_state_dict(base.state_dict(), strict=False)
+    assert report.unexpected_keys == []
+    assert all(k.startswith(GROUP) for k in report.missing_keys)
+    assert torch.equal(choir(batch), base(batch))
+    # and it stays Base through training: the group channel gets a gradient of exactly zero
+    for model in (base, choir):
+        optimiser = torch.optim.Adagrad(model.parameters(), lr=0.05)
+        for seed in range(3):
+            optimiser.zero_grad()
+            model.calculate_loss(helpers.batch(seed=seed)).backward()
+            optimiser.step()
+    weights = dict(choir.named_parameters())
+    for name, p in base.named_parameters():
+        assert torch.equal(p, weights[name]), name
+
+
+def test_constant_one_gate_is_the_group_channel(helpers) -> None:
+    model, batch = helpers.choir(fusion_gate=1.0), helpers.batch()
+    out = model.channels(batch)
+    assert torch.equal(out.fused, out.group)
+
+
+def test_lambda_zero_is_no_distillation_bit_for_bit(helpers) -> None:
+    def train(**settings: Any) -> dict[str, torch.Tensor]:
+        model = helpers.choir(**settings)
+        if settings.get("use_kd") is False:
+            donor = helpers.choir().state_dict()
+            model.load_state_dict({k: v for k, v in donor.items() if "distill" not in k})
+        optimiser = torch.optim.Adagrad(model.parameters(), lr=0.05)
+        for seed in range(3):
+            optimiser.zero_grad()
+            model.calculate_loss(helpers.batch(seed=seed)).backward()
+            optimiser.step()
+        return dict(model.named_parameters())
+
+    off, zero = train(use_kd=False), train(kd_lambda=0.0)
+    assert set(zero) - set(off) == {"reliability.distill.weight", "reliability.distill.bias"}
+    for name, p in off.items():
+        assert torch.equal(p, zero[name]), name
+
+
+def test_no_injection_is_a_zero_injection(helpers) -> None:
+    batch = helpers.batch()
+    model = helpers.choir()
+    with torch.no_grad():
+        model.injection.second.weight.zero_()
+        model.injection.second.bias.zero_()
+    plain = helpers.choir(seed=1, use_injection=False)
+    plain.load_state_dict(model.state_dict(), strict=False)
+    assert torch.equal(plain(batch), model(batch))
+
+
+def test_alpha_distill_off_is_a_gate_of_one(helpers) -> None:
+    batch = helpers.batch()
+    model = live_kd(helpers, use_alpha_distill=False, kd_lambda=1.0)
+    out = model.channels(batch)
+    assert out.alpha_distill is None
+    gap = (torch.sigmoid(out.individual / 2) - torch.sigmoid(out.group / 2)).abs()
+    torch.testing.assert_close(distilled_loss(model, batch), (gap**2).mean())
+
+
+@pytest.mark.parametrize(
+    ("switch", "gone"),
+    [
+        ("use_group_id", "prefix_fusion"),
+        ("use_group_seq", "group_attention"),
+        ("use_injection", "injection"),
+        ("use_dual_channel", "group"),
+    ],
+)
+def test_a_switch_removes_its_part(helpers, switch: str, gone: str) -> None:
+    assert hasattr(helpers.choir(), gone)
+    model = helpers.choir(**{switch: False})
+    assert not any(n.startswith(f"{gone}.") for n, _ in model.named_parameters())
+    model.calculate_loss(helpers.batch()).backward()
+
+
+def test_without_group_attributes_they_reach_nothing(helpers) -> None:
+    def score(seed: int, **settings: Any) -> torch.Tensor:
+        dataset = helpers.dataset()
+        attrs = dataset.model_inputs.groups.group_attr
+        attrs["gender"] = (attrs["gender"] + seed) % 3
+        return helpers.choir(dataset=dataset, **settings)(helpers.batch())
+
+    assert not torch.equal(score(0), score(1))
+    off = {"use_group_attr": False}
+    assert torch.equal(score(0, **off), score(1, **off))
+
+
+def test_one_tower_takes_all_inputs(helpers) -> None:
+    model, batch = helpers.choir(use_dual_channel=False), helpers.batch()
+    out = model.channels(batch)
+    assert out.group is None
+    assert torch.equal(out.fused, out.individual)
+    base = helpers.base().individual.first[0].in_features
+    group_width = 32 + 3 * 4 + 2 * model.item_encoder.width
+    assert model.individual.first[0].in_features == base + group_width
+    assert not hasattr(model, "injection")
+    assert model.reliability is None
+
+
+def test_stats_channel_sees_statistics_item_and_context_only(helpers) -> None:
+    model, batch = helpers.choir(variant="stats"), helpers.batch()
+    before = model.channels(batch).group
+    for name in ("user_id", "snapshot", "hist_items", "user_stats", "n_buy"):
+        changed = helpers.batch(seed=9)[name]
+        other = helpers.batch()
+        other.interaction[name] = changed
+        assert torch.equal(model.channels(other).group, before), name
+    for name in ("group_stats", "item_id", "item_stats", "hour", "discount"):
+        other = helpers.batch()
+        other.interaction[name] = helpers.batch(seed=9)[name]
+        assert not torch.equal(model.channels(other).group, before), name
+
+
+def test_fusion_gate_depends_on_activity_alone(helpers) -> None:
+    model, batch = helpers.choir(), helpers.batch()
+    before = model.channels(batch).alpha_fusion
+    for name in ("user_id", "item_id", "hist_items", "item_stats", "snapshot", "hour"):
+        other = helpers.batch()
+        other.interaction[name] = helpers.batch(seed=9)[name]
+        assert torch.equal(model.channels(other).alpha_fusion, before), name
+    for name in ("user_stats", "n_buy"):
+        other = helpers.batch()
+        other.interaction[name] = helpers.batch(seed=9)[name]
+        assert not torch.equal(model.channels(other).alpha_fusion, before), name
+
+
+def test_imputation_fills_missing_attributes_only(helpers) -> None:
+    dataset, batch = helpers.dataset(), helpers.batch()
+    features = dataset.model_inputs.user_features
+    features["gender"][:15] = 0
+    features["hobbies"][:15] = 0
+    model = helpers.choir(dataset=dataset, attr_impute=True)
+    own = [features[n][batch["user_id"]] for n in ("gender", "age", "hobbies")]
+    groups = dataset.model_inputs.groups
+    group = groups.user_group[batch["snapshot"], batch["user_id"]].long()
+    gender, age, hobbies = model.user_values(batch)
+    expected = torch.where(own[0] == 0, groups.group_attr["gender"][group], own[0])
+    assert torch.equal(gender, expected)
+    assert (own[0] == 0).any()
+    assert torch.equal(age, own[1])
+    missing = (own[2] == 0).all(1)
+    assert missing.any()
+    assert torch.equal(hobbies[~missing], own[2][~missing])
+    assert torch.equal(hobbies[missing, 0], groups.group_attr["hobbies"][group][missing])
+    assert torch.equal(hobbies[missing, 1:], torch.zeros_like(hobbies[missing, 1:]))
+    assert torch.equal(features["gender"][:15], torch.zeros(15, dtype=torch.long))  # not in place
+
+
+@pytest.mark.parametrize("mode", ["literal", "selfnorm", "detach"])
+def test_gradient_of_distillation_on_the_reliability_head(helpers, mode: str) -> None:
+    model, batch = live_kd(helpers, kd_alpha_mode=mode), helpers.batch()
+    head = grads(model, distilled_loss(model, batch), ("reliability.distill",))
+    assert (max(head.values()) > 0) == (mode != "detach")
+
+
+def test_nothing_qualified_trains_as_if_without_distillation(helpers) -> None:
+    batch = helpers.batch()
+    model = helpers.choir(theta_act=1e9, kd_lambda=10.0)
+    loss = model.calculate_loss(batch)
+    torch.testing.assert_close(loss, model.bce(model(batch), batch))
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_theta_act_comes_from_the_data_unless_set(helpers) -> None:
+    assert helpers.choir().distillation.theta_act == 4.0
+    assert helpers.choir(theta_act=7).distillation.theta_act == 7.0
+
+
+def test_diagnostics_of_an_epoch(helpers) -> None:
+    model, batch = helpers.choir(), helpers.batch()
+    model.on_epoch_start(0)
+    model.calculate_loss(batch)
+    figures = model.epoch_diagnostics()
+    out = model.channels(batch)
+    confident = (torch.sigmoid(out.individual) - 0.5).abs() > 0.1
+    qualified = (batch["n_buy"] >= 4) & confident
+    gap = (torch.sigmoid(out.individual / 2) - torch.sigmoid(out.group / 2)).abs()
+    assert figures["frac_qualified"] == pytest.approx(qualified.float().mean().item())
+    assert figures["frac_margin_active"] == pytest.approx(
+        (gap[qualified] > 0.05).float().mean().item()
+    )
+    assert figures["mean_alpha_distill"] == pytest.approx(out.alpha_distill.mean().item())
+    assert figures["mean_alpha_fusion"] == pytest.approx(out.alpha_fusion.mean().item())
+    assert [k for k in figures if "level" in k] == [
+        f"mean_alpha_fusion_level_{i}" for i in range(1, 6)
+    ]
+    model.calculate_loss(batch)
+    assert model.epoch_diagnostics() == pytest.approx(figures)  # the same rows twice
+    model.on_epoch_start(1)
+    assert model.epoch_diagnostics() == {}
+
+
+def test_prediction_counts_nothing(helpers) -> None:
+    model = helpers.choir()
+    model.predict(helpers.batch())
+    assert model.epoch_diagnostics() == {}
+
+
+def test_no_table_is_an_error_unless_nothing_reads_it(helpers) -> None:
+    dataset = helpers.dataset(groups=None)
+    with pytest.raises(ConfigError, match="ChoirRec: variant paper expects a semantic table"):
+        helpers.choir(dataset=dataset)
+    off = dict.fromkeys(("use_group_id", "use_group_attr", "use_group_seq"), False)
+    assert torch.isfinite(helpers.choir(dataset=dataset, **off)(helpers.batch())).all()
+    assert torch.isfinite(helpers.choir(dataset=dataset, variant="stats")(helpers.batch())).all()
+
+
+def test_a_table_without_known_attributes_is_logged(helpers, caplog) -> None:
+    dataset = helpers.dataset()
+    dataset.model_inputs.groups.group_attr = {}
+    with caplog.at_level(logging.WARNING):
+        model = helpers.choir(dataset=dataset)
+    assert "describes no loaded user field" in caplog.text
+    assert torch.isfinite(model(helpers.batch())).all()
+
+
+def test_mlp_attention_has_weights_of_its_own_per_channel(helpers) -> None:
+    model = helpers.choir(att_type="mlp")
+    own, group = model.history_attention.score, model.group_attention.score
+    assert own is not group
+    assert not torch.equal(own.first.weight, group.first.weight)
+    assert helpers.choir().history_attention.query is not helpers.choir().group_attention.query
