@@ -13,33 +13,29 @@ from typing import Any, Final
 import numpy as np
 import torch
 from recbole.trainer.trainer import AbstractTrainer, Trainer
-from recbole.utils import (
-    EvaluatorType,
-    ModelType,
-    WandbLogger,
-    early_stopping,
-    get_local_time,
-    get_tensorboard,
-)
+from recbole.utils import EvaluatorType, ModelType, early_stopping, get_local_time
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
-from tqdm import tqdm
 
-from recbole_choir.errors import ChoirError, ConfigError, DataError, nearest
+from recbole_choir.errors import ConfigError, DataError, nearest
 from recbole_choir.integration import checkpoint, distributed
+from recbole_choir.integration.loss_meter import LossMeter, TrainingError
 from recbole_choir.integration.metrics import LabelledEvaluator, data_struct
 from recbole_choir.integration.predictions import Predictions, predict_rows
 from recbole_choir.integration.schedule import check_schedule, learning_rate_at
+from recbole_choir.integration.training_log import (
+    Trackers,
+    describe_training,
+    describe_validation,
+    progress,
+    show_loss,
+)
 from recbole_choir.integration.tree_trainer import TREE_TRAINERS
 
 LEARNERS: Final = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
 
 # The device is asked for the loss (progress bar, non-finite check) once in so many steps.
 CHECK_EVERY: Final = 200
-
-
-class TrainingError(ChoirError):
-    """Training cannot go on."""
 
 
 class _LossModule(torch.nn.Module):
@@ -126,9 +122,8 @@ class ChoirTrainer(Trainer):
         self._train_data: Any = None
         self._loader_state: torch.Tensor | None = None  # to be restored by the next fit
 
-        first = distributed.rank() == 0
-        self.tensorboard = get_tensorboard(getLogger()) if config["tensorboard"] and first else None
-        self.wandblogger = WandbLogger(config) if config["log_wandb"] and first else None
+        self.trackers = Trackers(config)
+        self.tensorboard = self.trackers.tensorboard
 
     def _new_checkpoint_name(self) -> str:
         """A name of its own for every run, the same in all its processes.
@@ -206,8 +201,10 @@ class ChoirTrainer(Trainer):
                 break
             entry = self._fit_epoch(train_data, epoch, n_steps, loss_module, show_progress)
             if verbose:
-                self.logger.info(_describe_training(entry, self.config["loss_decimal_place"] or 4))
-            self._log_numbers({"loss": entry["train_loss"], **entry["diagnostics"]}, "train", epoch)
+                self.logger.info(describe_training(entry, self.config["loss_decimal_place"] or 4))
+            self.trackers.numbers(
+                {"loss": entry["train_loss"], **entry["diagnostics"]}, "train", epoch
+            )
             improved = valid_data is None or self.eval_step <= 0
             if not improved and (epoch + 1) % self.eval_step == 0:
                 improved = self._validate(valid_data, epoch, entry, verbose, show_progress)
@@ -281,26 +278,17 @@ class ChoirTrainer(Trainer):
     ) -> tuple[list[float], int]:
         """Take every step of an epoch; mean of each part of the loss, and rows of all ranks."""
         self.model.train()
-        exact = torch.float64 if self.device.type != "mps" else torch.float32
-        sums: torch.Tensor | None = None  # [parts], on the device
-        first_bad = torch.full((), -1, dtype=torch.int64, device=self.device)
-        rows = step = 0
-        bar = _progress(train_data, n_steps, f"Train {epoch:>5}", show_progress)
+        meter = LossMeter(self.device)
+        rows = 0
+        bar = progress(train_data, n_steps, f"Train {epoch:>5}", show_progress)
         for step, batch in enumerate(bar):
             interaction = batch.to(self.device)
             rows += len(interaction)
             self._set_learning_rate(epoch * n_steps + step, n_steps)
-            parts = self._step(loss_function, interaction)
-            sums = parts.to(exact) if sums is None else sums + parts
-            unseen = (first_bad < 0) & ~torch.isfinite(parts).all()
-            first_bad = torch.where(unseen, step, first_bad)
+            meter.add(self._step(loss_function, interaction))
             if (step + 1) % CHECK_EVERY == 0:
-                means = self._means(sums, first_bad, epoch, step + 1, n_steps)
-                if show_progress and isinstance(bar, tqdm):
-                    bar.set_postfix_str(f"loss {sum(means):.4f}", refresh=False)
-        if sums is None:
-            raise DataError(f"training data: expected batches in epoch {epoch}, got none")
-        means = self._means(sums, first_bad, epoch, step + 1, n_steps)
+                show_loss(bar, sum(meter.means(epoch, n_steps)))
+        means = meter.means(epoch, n_steps)
         return means, sum(distributed.all_gather_objects(rows))
 
     def _step(self, loss_function: Callable[[Any], Any], interaction: Any) -> torch.Tensor:
@@ -318,42 +306,10 @@ class ChoirTrainer(Trainer):
         self.scaler.update()
         return torch.stack([part.detach().float().sum() for part in parts])
 
-    def _means(
-        self,
-        sums: torch.Tensor,
-        first_bad: torch.Tensor,
-        epoch: int,
-        n_done: int,
-        n_steps: int,
-    ) -> list[float]:
-        """Read the device once: mean losses so far over steps and ranks.
-
-        Raises:
-            TrainingError: If some rank has met a loss that is not finite.
-        """
-        local = torch.cat((sums, first_bad.to(sums.dtype).reshape(1)))
-        by_rank = distributed.all_gather_rows(local.reshape(1, -1)).tolist()
-        bad = [int(values[-1]) for values in by_rank if values[-1] >= 0]
-        if bad:
-            step = min(bad)
-            rate = self._learning_rate_at(epoch * n_steps + step, n_steps)
-            raise TrainingError(
-                f"training loss: expected finite, got nan or infinity in epoch {epoch}, "
-                f"step {step + 1} of {n_steps} (learning rate {rate:g}); lower learning_rate, set "
-                "clip_grad_norm or look for extreme feature values"
-            )
-        return [
-            sum(values[part] for values in by_rank) / (n_done * len(by_rank))
-            for part in range(len(by_rank[0]) - 1)
-        ]
-
-    def _learning_rate_at(self, step: int, n_steps: int) -> float:
-        return learning_rate_at(
+    def _set_learning_rate(self, step: int, n_steps: int) -> None:
+        rate = learning_rate_at(
             step, self.epochs * n_steps, self.lr_schedule, self.learning_rate, self.lr_final
         )
-
-    def _set_learning_rate(self, step: int, n_steps: int) -> None:
-        rate = self._learning_rate_at(step, n_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
@@ -413,15 +369,8 @@ class ChoirTrainer(Trainer):
         if improved:
             self.best_valid_result = dict(result)
         if verbose:
-            values = "  ".join(f"{name} {value:.6g}" for name, value in result.items())
-            self.logger.info(
-                "epoch %d validation [%.2f s]  %s%s",
-                epoch,
-                entry["valid_seconds"],
-                values,
-                "  (best)" if improved else "",
-            )
-        self._log_numbers(result, "valid", epoch)
+            self.logger.info(describe_validation(entry, improved))
+        self.trackers.numbers(result, "valid", epoch)
         return bool(improved)
 
     def _last_validated_epoch(self) -> int:
@@ -446,7 +395,7 @@ class ChoirTrainer(Trainer):
             Scores, labels, users and items in the order of the rows, the same in every process.
         """
         self.model.eval()
-        bar = _progress(loader, len(loader), "Evaluate   ", show_progress)
+        bar = progress(loader, len(loader), "Evaluate   ", show_progress)
         with torch.no_grad():
             return predict_rows(self.model.predict, bar, self.config, self.device)
 
@@ -481,8 +430,7 @@ class ChoirTrainer(Trainer):
             self._load_weights(model_file or self.saved_model_file)
         self.predictions = self.predict(eval_data, show_progress=show_progress)
         result = self.evaluator.evaluate(data_struct(self.predictions))
-        if self.wandblogger is not None:
-            self.wandblogger.log_eval_metrics(result, head="eval")
+        self.trackers.evaluation(result)
         return result
 
     # --- checkpoints -----------------------------------------------------------------------------
@@ -590,14 +538,6 @@ class ChoirTrainer(Trainer):
             generator.set_state(self._loader_state.cpu())
         self._loader_state = None
 
-    def _log_numbers(self, numbers: dict[str, Any], head: str, epoch: int) -> None:
-        """Send figures to TensorBoard and Weights & Biases, where the config asks for them."""
-        if self.tensorboard is not None:
-            for name, value in numbers.items():
-                self.tensorboard.add_scalar(f"{head}/{name}", value, epoch)
-        if self.wandblogger is not None:
-            self.wandblogger.log_metrics({f"{head}_step": epoch, **numbers}, head=head)
-
 
 def _grad_scaler(device: torch.device, enabled: bool) -> Any:
     """A gradient scaler for CUDA; elsewhere, and if not asked for, one that does nothing."""
@@ -605,25 +545,6 @@ def _grad_scaler(device: torch.device, enabled: bool) -> Any:
     if hasattr(torch.amp, "GradScaler"):  # torch >= 2.3
         return torch.amp.GradScaler(device.type, enabled=enabled)
     return torch.cuda.amp.GradScaler(enabled=enabled)
-
-
-def _progress(batches: Any, total: int, text: str, show: bool) -> Any:
-    """The batches, behind a progress bar in the first process if one is wanted."""
-    if not show or distributed.rank() != 0:
-        return batches
-    return tqdm(batches, total=total, ncols=100, desc=text)
-
-
-def _describe_training(entry: dict[str, Any], places: int) -> str:
-    """One line on an epoch of training."""
-    losses = entry.get("train_losses", [entry["train_loss"]])
-    figures = "".join(f"  {name} {value:.4g}" for name, value in entry["diagnostics"].items())
-    return (
-        f"epoch {entry['epoch']} training [{entry['seconds']:.2f} s, "
-        f"{entry['rows_per_second']:,.0f} rows/s]  loss "
-        + " + ".join(f"{loss:.{places}f}" for loss in losses)
-        + figures
-    )
 
 
 def get_trainer(config: Any) -> type:

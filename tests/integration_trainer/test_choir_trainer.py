@@ -13,7 +13,8 @@ from recbole.utils import EvaluatorType, ModelType
 
 from recbole_choir.errors import CheckpointError, ConfigError, DataError
 from recbole_choir.integration import trainer as trainer_module
-from recbole_choir.integration.trainer import ChoirTrainer, TrainingError, get_trainer
+from recbole_choir.integration.loss_meter import TrainingError
+from recbole_choir.integration.trainer import ChoirTrainer, get_trainer
 from recbole_choir.integration.tree_trainer import LightGBMTrainer, XGBoostTrainer
 
 
