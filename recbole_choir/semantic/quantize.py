@@ -6,7 +6,6 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -86,7 +85,9 @@ class RQKMeans:
         n_init: int | None = None,
         on_few_points: Literal["shrink", "raise"] = "shrink",
     ) -> None:
-        sizes = [n_clusters] * n_levels if isinstance(n_clusters, Integral) else list(n_clusters)
+        if isinstance(n_clusters, int | np.integer):
+            n_clusters = [int(n_clusters)] * n_levels
+        sizes = [int(k) for k in n_clusters]
         if n_levels < 1:
             raise ConfigError(f"n_levels: expected a number >= 1, got {n_levels}")
         if len(sizes) != n_levels:
@@ -100,7 +101,7 @@ class RQKMeans:
         if on_few_points not in ("shrink", "raise"):
             raise ConfigError(f"on_few_points: expected 'shrink' or 'raise', got {on_few_points!r}")
         self.n_levels = n_levels
-        self.n_clusters = [int(k) for k in sizes]
+        self.n_clusters = sizes
         self.seed = int(seed)
         self.n_iter = n_iter
         self.n_init = n_init

@@ -1,0 +1,79 @@
+"""Inputs to grouping: one file each, one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from recbole_choir.errors import ConfigError, nearest
+from recbole_choir.semantic.encode import Encoder
+from recbole_choir.semantic.frames import USER_ID, Frames
+from recbole_choir.semantic.inputs.base import GroupingInput, Vectors
+from recbole_choir.semantic.inputs.behaviour import BehaviourInput
+from recbole_choir.semantic.inputs.id_embedding import IdEmbeddingInput
+from recbole_choir.semantic.inputs.random import RandomInput
+from recbole_choir.semantic.inputs.text import TextInput
+from recbole_choir.semantic.inputs.text_parts import TextPartsInput
+from recbole_choir.semantic.profile import make_engine
+from recbole_choir.semantic.recipe import Recipe
+from recbole_choir.semantic.verbalize import verbalize
+
+__all__ = [
+    "BehaviourInput",
+    "GroupingInput",
+    "IdEmbeddingInput",
+    "RandomInput",
+    "TextInput",
+    "TextPartsInput",
+    "Vectors",
+    "make_input",
+]
+
+INPUTS = ("text", "text_parts", "behaviour", "id_embedding", "random")
+
+
+def make_input(
+    recipe: Recipe,
+    encoder: Encoder | None,
+    profiles: Callable[[Frames], pd.Series] | None = None,
+) -> GroupingInput:
+    """The grouping input that a recipe names.
+
+    Args:
+        recipe: Its ``input`` and the fields that belong to it.
+        encoder: For ``text`` and ``text_parts``.
+        profiles: For ``text``: frames to a series of texts with user ids as its index; by default
+            what the recipe's profile engine writes.
+
+    Raises:
+        ConfigError: There is no such input, or an encoder or path that it needs is missing.
+    """
+    if recipe.input in ("text", "text_parts") and encoder is None:
+        raise ConfigError(f"input '{recipe.input}': expected an encoder, got none")
+    if recipe.input == "text" and encoder is not None:
+        return TextInput(encoder, profiles or _written_by(recipe))
+    if recipe.input == "text_parts" and encoder is not None:
+        return TextPartsInput(encoder, recipe.text_parts_fields)
+    if recipe.input == "behaviour":
+        return BehaviourInput(recipe.svd_dim, recipe.seed)
+    if recipe.input == "id_embedding":
+        if recipe.id_embedding_path is None:
+            raise ConfigError("input 'id_embedding': expected id_embedding_path, got none")
+        return IdEmbeddingInput(recipe.id_embedding_path)
+    if recipe.input == "random":
+        return RandomInput(seed=recipe.seed)
+    raise ConfigError(
+        f"input: expected one of {', '.join(INPUTS)}, got '{recipe.input}'"
+        f"{nearest(recipe.input, INPUTS)}"
+    )
+
+
+def _written_by(recipe: Recipe) -> Callable[[Frames], pd.Series]:
+    engine = make_engine(recipe.profile_engine)
+
+    def write(frames: Frames) -> pd.Series:
+        facts = verbalize(frames, recipe.windows_days)
+        return pd.Series(engine.write(facts), index=facts[USER_ID].to_numpy(object), dtype=object)
+
+    return write

@@ -1,0 +1,171 @@
+"""Users by what they bought: a truncated SVD of the user x item matrix."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from scipy.sparse.linalg import LinearOperator, svds
+
+from recbole_choir.errors import ConfigError, DataError
+from recbole_choir.semantic.frames import ITEM_ID, USER_ID, Frames
+from recbole_choir.semantic.inputs.base import (
+    Vectors,
+    count_pairs,
+    idf,
+    positions,
+    unit_rows,
+    user_ids_of,
+)
+
+logger = logging.getLogger(__name__)
+
+# A matrix of at most this many cells is decomposed in full.
+_DENSE: Final = 1 << 20
+
+
+class BehaviourInput:
+    """Truncated SVD of purchases, with users folded in.
+
+    ::
+
+        X_ui = log1p(purchases of i by u) * log((1 + users) / (1 + users with i)),  rows of norm 1
+        X - mean of rows ~ U S V^T                     fitted once, on the first snapshot
+        x_u = (X_u - mean) V, divided by its norm      at every snapshot, for new users too
+
+    Items never bought before the fit have no factor and are left out, and so users who bought
+    nothing else are not valid. The result does not depend on the order of users, items or events.
+
+    Args:
+        svd_dim: Dimensions; fewer where there are fewer users or items. Default 48.
+        seed: Seed of the start vector of the iterative solver.
+        popularity: The leading component of a matrix that is not centred holds popularity, and
+            users would be grouped by that. ``centre`` (default) subtracts the mean row; ``drop``
+            leaves that component out, which loses a taste where tastes share no items; ``keep``
+            does nothing about it.
+        refit: Fit anew at every ``transform``. Vectors of different snapshots then lie in
+            different spaces: only for codebooks that are fitted anew as well.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+
+    def __init__(
+        self,
+        svd_dim: int = 48,
+        seed: int = 0,
+        *,
+        popularity: Literal["centre", "drop", "keep"] = "centre",
+        refit: bool = False,
+    ) -> None:
+        if svd_dim < 1:
+            raise ConfigError(f"svd_dim: expected a number >= 1, got {svd_dim}")
+        if popularity not in ("centre", "drop", "keep"):
+            raise ConfigError(
+                f"popularity: expected 'centre', 'drop' or 'keep', got {popularity!r}"
+            )
+        self.svd_dim = svd_dim
+        self.seed = seed
+        self.popularity = popularity
+        self.refit = refit
+        self._items = pd.Index([], dtype=object)
+        self._idf: NDArray[np.float64] = np.zeros(0)
+        self._mean: NDArray[np.float64] = np.zeros(0)  # [items]
+        self._factors: NDArray[np.float64] | None = None  # V [items, d]
+
+    def fit(self, frames: Frames) -> BehaviourInput:
+        """Fit idf and item factors on the purchases before ``frames.time``.
+
+        Without any purchase, no user is valid.
+        """
+        bought = frames.positives
+        # sorted ids: rounding and signs do not depend on the order of the frames
+        users = pd.Index(np.sort(user_ids_of(frames)))
+        bought = bought[bought[USER_ID].isin(users)]
+        self._items = pd.Index(np.sort(bought[ITEM_ID].unique().astype(object)))
+        counts = self._counts(bought, users)
+        counts = counts[np.diff(counts.indptr) > 0]
+        self._idf = idf(counts.shape[0], np.bincount(counts.indices, minlength=len(self._items)))
+        x = self._weighted(counts)
+        if x.nnz == 0:  # nothing was bought, or everything by everyone
+            self._mean, self._factors = np.zeros(x.shape[1]), np.zeros((x.shape[1], 1))
+            return self
+        mean = np.asarray(x.mean(axis=0)).reshape(-1)
+        self._mean = mean if self.popularity == "centre" else np.zeros(len(mean))
+        self._factors = self._decompose(x)
+        return self
+
+    def transform(self, frames: Frames) -> Vectors:
+        """Fold the users in by their purchases before ``frames.time``."""
+        if self.refit:
+            self.fit(frames)
+        if self._factors is None:
+            raise DataError("behaviour: expected a fitted input, got none: call fit first")
+        ids = user_ids_of(frames)
+        counts = self._counts(frames.positives, pd.Index(ids))  # [users, items]
+        valid = np.diff(counts.indptr) > 0
+        x = self._weighted(counts) @ self._factors - self._mean @ self._factors
+        x = unit_rows(np.where(valid[:, None], x, 0.0))
+        return Vectors(ids, x.astype(np.float32), valid)
+
+    def _counts(self, bought: pd.DataFrame, users: pd.Index) -> csr_matrix:
+        return count_pairs(
+            positions(bought[USER_ID], users),
+            positions(bought[ITEM_ID], self._items),
+            (len(users), len(self._items)),
+        )
+
+    def _weighted(self, counts: csr_matrix) -> csr_matrix:
+        """log1p, idf, rows of norm 1."""
+        weighted = counts.copy()
+        weighted.data = np.log1p(weighted.data) * self._idf[weighted.indices]
+        norm = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).reshape(-1))
+        norm[norm == 0] = 1.0
+        weighted.data /= np.repeat(norm, np.diff(weighted.indptr))
+        return weighted
+
+    def _decompose(self, x: csr_matrix) -> NDArray[np.float64]:
+        """Leading right singular vectors [items, d], largest first, signs fixed."""
+        skipped = 1 if self.popularity == "drop" else 0
+        wanted = self.svd_dim + skipped
+        if x.shape[0] * x.shape[1] <= _DENSE or wanted >= min(x.shape):
+            _, values, right = np.linalg.svd(x.toarray() - self._mean, full_matrices=False)
+        else:
+            start = np.random.default_rng(self.seed).standard_normal(min(x.shape))
+            _, values, right = svds(_centred(x, self._mean), k=wanted, v0=start)
+            order = np.argsort(-values, kind="stable")
+            values, right = values[order], right[order]
+        rank = int((values > 1e-9 * max(values[0], 1e-300)).sum())
+        skipped = min(skipped, max(rank - 1, 0))  # where there is one component, it stays
+        right = right[skipped : min(rank, self.svd_dim + skipped)]
+        if len(right) < self.svd_dim:
+            logger.info("behaviour: %d dimensions, %d asked for", len(right), self.svd_dim)
+        if len(right) == 0:  # all users bought the same: nothing tells them apart
+            return np.zeros((x.shape[1], 1))
+        largest = np.take_along_axis(right, np.abs(right).argmax(axis=1)[:, None], axis=1)
+        return np.ascontiguousarray((right * np.sign(largest)).T)
+
+
+def _centred(x: csr_matrix, mean: NDArray[np.float64]) -> LinearOperator:
+    """``x - mean`` as an operator: the dense matrix is never made."""
+
+    def times(v: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(x @ v - mean @ v)
+
+    def transposed_times(u: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(
+            x.T @ u - np.multiply.outer(mean, u.sum(axis=0)).reshape(-1, *u.shape[1:])
+        )
+
+    return LinearOperator(
+        shape=x.shape,
+        dtype=x.dtype,
+        matvec=times,
+        rmatvec=transposed_times,
+        matmat=times,
+        rmatmat=transposed_times,
+    )
