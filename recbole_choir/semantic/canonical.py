@@ -65,7 +65,10 @@ def canonical_users(users: pd.DataFrame | None, named: pd.Series) -> pd.DataFram
             if field != USER_ID and not pd.api.types.is_float_dtype(users[field]):
                 users[field] = _as_text(users[field])
     out = _entities(users, USER_ID, "users", named)
-    return out.astype({c: object for c in out if not pd.api.types.is_float_dtype(out[c])})
+    for field in out.columns.drop(USER_ID):
+        if not pd.api.types.is_float_dtype(out[field]):
+            out[field] = out[field].astype(object).where(out[field].notna(), None)
+    return out
 
 
 def canonical_items(items: pd.DataFrame | None, named: pd.Series) -> pd.DataFrame:

@@ -225,7 +225,7 @@ def _distinctive(counts: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     """Categories that a user buys more often than the catalogue offers them, strongest first."""
     catalogue = pairs[CATEGORY].value_counts(normalize=True)
     share = counts["n"] / counts.groupby(USER_ID)["n"].transform("sum")
-    ratio = (share / counts[CATEGORY].map(catalogue)).round(6)
+    ratio = (share / counts[CATEGORY].map(catalogue).astype(np.float64)).round(6)
     enough = (counts["n"] >= MIN_DISTINCTIVE_COUNT) & (ratio >= MIN_DISTINCTIVE_RATIO)
     return _top(counts.assign(ratio=ratio)[enough], MAX_DISTINCTIVE, by="ratio")
 
@@ -294,7 +294,7 @@ def _price(bought: pd.DataFrame, items: pd.DataFrame) -> pd.Series:
     price = pd.Series(items["price"].to_numpy(np.float64), index=items[ITEM_ID].astype(str))
     if not price.notna().any():
         return pd.Series(dtype=object)
-    paid = bought[ITEM_ID].map(price).groupby(bought[USER_ID]).median().dropna()
+    paid = bought[ITEM_ID].map(price).astype(np.float64).groupby(bought[USER_ID]).median().dropna()
     low, high = np.nanquantile(price, [1 / 3, 2 / 3])
     words = ("low prices", "medium prices", "high prices")
     return _in_words(paid, (low, np.nextafter(high, np.inf)), words)

@@ -159,6 +159,12 @@ def test_no_items_no_categories_no_events() -> None:
     ]
 
 
+def test_no_events_at_all_but_a_rich_catalogue() -> None:
+    items = ITEMS.assign(price=[1.0, 2.0, 3.0, 4.0, 100.0])
+    facts = v.verbalize(Frames(EVENTS.iloc[:0].assign(query="x"), USERS, items, NOW))
+    assert TemplateEngine().write(facts)[1:] == ["Identity: gender female.", ""]
+
+
 def test_unknown_engine_names_the_nearest() -> None:
     assert make_engine("template").name == "template"
     with pytest.raises(ConfigError, match="did you mean 'template'"):

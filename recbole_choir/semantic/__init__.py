@@ -1,0 +1,35 @@
+"""The offline half: from text and behaviour to a semantic table of user groups.
+
+Names are loaded on first use, so that importing one does not load torch and an encoder.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recbole_choir.semantic.assigner import assign
+    from recbole_choir.semantic.builder import build, table_key
+    from recbole_choir.semantic.encode import Encoder
+    from recbole_choir.semantic.quantize import RQKMeans
+    from recbole_choir.semantic.recipe import Recipe, load_recipe
+
+__all__ = ["Encoder", "RQKMeans", "Recipe", "assign", "build", "load_recipe", "table_key"]
+
+_HOME = {
+    "Encoder": "encode",
+    "RQKMeans": "quantize",
+    "Recipe": "recipe",
+    "assign": "assigner",
+    "build": "builder",
+    "load_recipe": "recipe",
+    "table_key": "builder",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    # No module bears the name of a function: importing it would hide the function.
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
