@@ -195,7 +195,7 @@ class ChoirRecSettings:
             group_code_size=read_size(config, "group_code_size", 32),
             group_id_hidden=read_size(config, "group_id_hidden", 64),
             group_id_size=read_size(config, "group_id_size", 32),
-            injection_hidden=read_size(config, "injection_hidden", 64),
+            injection_hidden=read_size(config, "injection_hidden", 32),
             reliability_hidden=read_sizes(config, "reliability_hidden", (32, 16)),
             reliability_bucket_size=read_size(config, "reliability_bucket_size", 8),
         )

@@ -207,7 +207,7 @@ class ChoirRec(ChoirRecommender):
         if self.groups is not None:
             snapshot, user = interaction[fields.SNAPSHOT], interaction[self.USER_ID]
             if s.use_group_id:
-                parts.append(self.prefix_fusion(self.groups.codes_of(snapshot, user)))
+                parts.append(self.groups.embed_codes(self.prefix_fusion, snapshot, user))
             group = self.groups.group_of(snapshot, user)
             if s.use_group_attr:
                 parts += embed_group_attributes(

@@ -10,6 +10,8 @@ from torch import nn
 
 from recbole_choir.data.schema import Field
 from recbole_choir.model.layers.field_embedding import FieldBank, ItemTokens
+from recbole_choir.model.layers.lookup import gather_rows
+from recbole_choir.model.layers.prefix_fusion import PrefixFusion
 
 if TYPE_CHECKING:
     from recbole_choir.data.semantic_table import GroupTables
@@ -27,7 +29,8 @@ class GroupLookup(nn.Module):
     """
 
     user_group: torch.Tensor
-    user_codes: torch.Tensor
+    user_code_row: torch.Tensor
+    code_table: torch.Tensor
     group_seq: torch.Tensor
     group_size: torch.Tensor
 
@@ -36,7 +39,11 @@ class GroupLookup(nn.Module):
         self.n_codes = [int(k) for k in groups.n_codes]
         self.n_groups = int(groups.group_seq.shape[0])
         self.register_buffer("user_group", groups.user_group.int(), persistent=False)
-        self.register_buffer("user_codes", groups.user_codes.int(), persistent=False)
+        # Distinct codes once, and each user's row among them: codes are shared by a whole group.
+        codes = groups.user_codes.long()  # [S + 1, n_users, M]
+        table, row = torch.unique(codes.flatten(0, 1), dim=0, return_inverse=True)
+        self.register_buffer("code_table", table, persistent=False)  # [U, M]
+        self.register_buffer("user_code_row", row.view(codes.shape[:2]).int(), persistent=False)
         self.register_buffer("group_seq", groups.group_seq.int(), persistent=False)
         self.register_buffer("group_size", groups.group_size, persistent=False)
         self.fields: list[Field] = []
@@ -56,7 +63,16 @@ class GroupLookup(nn.Module):
 
     def codes_of(self, snapshot: torch.Tensor, user: torch.Tensor) -> torch.Tensor:
         """Codes ``[B, M]``, 0 for unknown, else the code + 1."""
-        return self.user_codes[snapshot, user].long()
+        return self.code_table[self.user_code_row[snapshot, user].long()]
+
+    def embed_codes(
+        self, fusion: PrefixFusion, snapshot: torch.Tensor, user: torch.Tensor
+    ) -> torch.Tensor:
+        """``e_G`` ``[B, .]`` of each row; once per distinct code where those are fewer."""
+        row = self.user_code_row[snapshot, user].long()
+        if self.code_table.shape[0] <= row.shape[0]:
+            return gather_rows(fusion(self.code_table), row)
+        return fusion(self.code_table[row])
 
     def attributes(self, group: torch.Tensor) -> list[torch.Tensor]:
         """Value ``[B]`` of each field in :attr:`fields`: its members' mode or mean."""

@@ -56,8 +56,8 @@ class DotQuery(nn.Module):
 class MLPScore(nn.Module):
     """``score_j = MLP([x_t; x_j; x_t - x_j; x_t * x_j])``, DIN's attention unit.
 
-    The first layer is split by its linearity, ``(W1 + W3) x_t + (W2 - W3) x_j + W4 (x_t * x_j)``,
-    so that no ``[B, L, 4 D]`` tensor is made.
+    The first layer is rearranged by its linearity: ``(W1 + W3) x_t + (W2 - W3 + W4 diag(x_t)) x_j``
+    is one matrix per row, so no ``[B, L, 4 D]`` tensor is made and a quarter of the work remains.
 
     Args:
         width: D.
@@ -76,9 +76,9 @@ class MLPScore(nn.Module):
     def forward(self, query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """Score keys ``[B, L, D]`` for queries ``[B, D]``: ``[B, L]``."""
         w_query, w_key, w_gap, w_product = self.first.weight.chunk(4, dim=1)  # each [h, D]
-        x = F.linear(query, w_query + w_gap, self.first.bias).unsqueeze(1)  # [B, 1, h]
-        x = x + F.linear(keys, w_key - w_gap)  # [B, L, h]
-        x = x + F.linear(keys * query.unsqueeze(1), w_product)
+        own = F.linear(query, w_query + w_gap, self.first.bias)  # [B, h]
+        per_row = (w_key - w_gap).T + query.unsqueeze(2) * w_product.T  # [B, D, h]
+        x = torch.baddbmm(own.unsqueeze(1), keys, per_row)  # [B, L, h]
         for layer in self.rest:
             x = layer(F.relu(x))
         return x.squeeze(-1)
