@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_choir.data.asof import AsOfIndex, asof_last, asof_sum, combine_keys
@@ -18,6 +18,7 @@ def _split(rows: list[tuple[int, int]], key_scale: int = 1) -> tuple[np.ndarray,
     return a[:, 0] * key_scale, a[:, 1].astype(np.float64)
 
 
+@settings(deadline=None)
 @given(ROWS, ROWS, st.sampled_from([1, 1 << 40]), st.randoms(use_true_random=False))
 def test_sum_and_last_equal_a_double_loop(events, queries, key_scale, rng) -> None:  # type: ignore[no-untyped-def]
     ek, et = _split(events, key_scale)

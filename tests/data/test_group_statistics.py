@@ -42,7 +42,7 @@ def table(rows, membership=hard, prior=2.0):  # type: ignore[no-untyped-def]
     return group_statistics(events, events, snapshot, membership, CATEGORIES, prior)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(EVENTS)
 def test_a_row_sees_only_what_is_strictly_earlier(rows: list[tuple[int, int, int, int]]) -> None:
     whole = table(rows)
@@ -54,7 +54,7 @@ def test_a_row_sees_only_what_is_strictly_earlier(rows: list[tuple[int, int, int
         assert np.array_equal(alone.values[kept.index(n)], whole.values[n])
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(EVENTS)
 def test_the_users_own_events_are_left_out(rows: list[tuple[int, int, int, int]]) -> None:
     whole = table(rows)
@@ -100,7 +100,7 @@ def _expected(rows, n, membership, prior):  # type: ignore[no-untyped-def]
     return out
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(EVENTS, st.sampled_from([hard, soft]))
 def test_statistics_equal_a_double_loop(rows, membership) -> None:  # type: ignore[no-untyped-def]
     got = table(rows, membership)

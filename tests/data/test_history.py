@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_choir.data.history import HistoryPool
@@ -45,6 +45,7 @@ def test_deleting_or_changing_what_is_not_earlier_changes_no_history() -> None:
         assert np.array_equal(only_earlier[kept.index(n)], whole[n])
 
 
+@settings(deadline=None)
 @given(EVENTS, st.integers(1, 6))
 def test_gather_equals_a_double_loop(rows: list[tuple[int, int, int, int]], length: int) -> None:
     got = _histories(rows, length)

@@ -122,7 +122,7 @@ def test_a_random_split_counts_training_rows_only() -> None:
     for name, values in inputs.columns.items():
         assert np.array_equal(values, other.columns[name]), name
     assert torch.equal(inputs.history.items, other.history.items)
-    with pytest.raises(ConfigError, match="history_scope: .* got all"):
+    with pytest.raises(ConfigError, match=r"history_scope: .* got all"):
         RowInputs.build(rows, parts, "all")
 
 

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_choir.data.split import is_time_split, ratio_split, time_order
@@ -67,6 +67,7 @@ def test_negative_shares_are_refused() -> None:
         ratio_split(np.arange(10.0), [1.2, -0.2])
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 12), min_size=3, max_size=60))
 def test_equal_stamps_never_straddle_and_all_rows_are_kept(stamps: list[int]) -> None:
     time = np.sort(np.array(stamps, dtype=np.float64))

@@ -35,7 +35,7 @@ def table(rows: list[tuple[int, int, int, int]]) -> np.ndarray:
     return np.concatenate([stats.user, stats.item, stats.n_buy[:, None]], axis=1)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(EVENTS)
 def test_a_row_sees_only_what_is_strictly_earlier(rows: list[tuple[int, int, int, int]]) -> None:
     whole = table(rows)
@@ -53,7 +53,7 @@ def test_a_row_sees_only_what_is_strictly_earlier(rows: list[tuple[int, int, int
             assert np.array_equal(stats.item[0], whole[n, 6:10])
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(EVENTS)
 def test_statistics_equal_a_double_loop(rows: list[tuple[int, int, int, int]]) -> None:
     got = table(rows)
