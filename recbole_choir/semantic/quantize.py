@@ -144,7 +144,7 @@ class RQKMeans:
                 if self.on_few_points == "raise":
                     raise DataError(f"level {level + 1}: {message} distinct ones")
                 logger.info("level %d: %s distinct ones: K lowered to that", level + 1, message)
-            return distinct, nearest_centroid(residual, distinct)
+            return distinct.copy(), nearest_centroid(residual, distinct)
         small = residual.size * k <= _SMALL
         n_init = self.n_init or (_STARTS_IF_SMALL if small else 1)
         centroids, codes, _ = fit_kmeans(residual, k, rng, n_iter=self.n_iter, n_init=n_init)
