@@ -311,13 +311,15 @@ def test_theta_act_comes_from_the_data_unless_set(helpers) -> None:
 
 
 def test_diagnostics_of_an_epoch(helpers) -> None:
-    model, batch = helpers.choir(), helpers.batch()
+    model, batch = helpers.choir(theta_conf=0.02), helpers.batch()
     model.on_epoch_start(0)
     model.calculate_loss(batch)
     figures = model.epoch_diagnostics()
     out = model.channels(batch)
-    confident = (torch.sigmoid(out.individual) - 0.5).abs() > 0.1
+    confident = (torch.sigmoid(out.individual) - 0.5).abs() > 0.02
     qualified = (batch["n_buy"] >= 4) & confident
+    assert qualified.any()
+    assert not qualified.all()
     gap = (torch.sigmoid(out.individual / 2) - torch.sigmoid(out.group / 2)).abs()
     assert figures["frac_qualified"] == pytest.approx(qualified.float().mean().item())
     assert figures["frac_margin_active"] == pytest.approx(
