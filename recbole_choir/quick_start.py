@@ -57,7 +57,7 @@ def run(
     Raises:
         ChoirError: Anything a user can mend, in one line.
     """
-    arguments = {
+    arguments: dict[str, Any] = {
         "model": model,
         "dataset": dataset,
         "config_file_list": list(config_file_list or []),
@@ -81,7 +81,8 @@ def run(
 
 
 def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
-    """One process of a multi-process run."""
+    """One process of a multi-process run; each takes the GPU of its rank where there are GPUs."""
+    arguments["cli"]["local_rank"] = distributed.rank()
     return _run(ChoirConfig(**arguments))
 
 
@@ -112,8 +113,11 @@ def _run(config: ChoirConfig) -> dict[str, Any]:
         test, load_best_model=True, show_progress=config["show_progress"]
     )
     predictions = trainer.predictions
+    users, items, labels = data.train_events()
     segments = Segments.fit(
-        *data.train_events(),
+        users,
+        items,
+        labels,
         n_users=data.user_num,
         n_items=data.item_num,
         low_share=config["low_activity_share"],

@@ -127,8 +127,8 @@ class Study:
             yield Run(cell["name"], cell["model"], dataset, seed, config)
 
 
-def _execute(run: Run, out: str, threads: int) -> str:
-    """Run in a fresh process; always leaves a record, also of a failure."""
+def _execute(run: Run, out: str, threads: int) -> None:
+    """Run in a fresh process and leave a record."""
     torch.set_num_threads(threads)
     path = Path(out) / f"{run.key()}.json"
     config = {
@@ -141,18 +141,12 @@ def _execute(run: Run, out: str, threads: int) -> str:
         "record_dir": str(Path(out) / "runs"),
         "save_predictions": run.role == "seed",
     }
-    try:
-        result = quick_start.run(run.model, run.dataset, config_dict=config)
-    except Exception as error:  # a failed cell is shown in the table, never skipped
-        records.write_json(path, {**_asked(run), "error": f"{type(error).__name__}: {error}"})
-        return f"{run.key()}: {error}"
-    record = result["record"]
+    result = quick_start.run(run.model, run.dataset, config_dict=config)
     source = Path(result["record_path"])
     if source.with_suffix(".npz").exists():
         os.replace(source.with_suffix(".npz"), path.with_suffix(".npz"))
     source.unlink()
-    records.write_json(path, {**record, **_asked(run)})
-    return ""
+    records.write_json(path, {**result["record"], **_asked(run)})
 
 
 def _asked(run: Run) -> dict[str, Any]:
@@ -178,11 +172,13 @@ def _run_all(runs: Sequence[Run], out: Path, workers: int, threads: int) -> None
     ):
         futures = {pool.submit(_execute, run, str(out), threads): run for run in missing}
         for future in as_completed(futures):
-            message = future.result()
-            bar.set_postfix_str(futures[future].cell)
+            run, error = futures[future], future.exception()
+            bar.set_postfix_str(run.cell)
             bar.update()
-            if message:
-                tqdm.write(f"failed: {message}")
+            if error is not None:  # a failed cell is shown in the tables, never skipped
+                message = f"{type(error).__name__}: {error}"
+                records.write_json(out / f"{run.key()}.json", {**_asked(run), "error": message})
+                tqdm.write(f"failed: {run.key()}: {message}")
 
 
 def _finished(path: Path) -> bool:

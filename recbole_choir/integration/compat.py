@@ -8,6 +8,7 @@ Every remedy is confined to RecBole's own modules:
   itself is left alone.
 * pandas: the few methods that pandas 3 breaks are compiled anew from RecBole's source with two
   expressions rewritten (:class:`_PandasThree`). What pandas 2 does with the result is unchanged.
+* torch: importing RecBole's models leaves anomaly detection as it was.
 * scipy: ``dok_matrix._update`` is given back where scipy has removed it, under its private name.
 
 The remedies apply on every version of these libraries, so that there is one behaviour to test.
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
 # The names that RecBole sets in Config.compatibility_settings, with the types it means by them.
 NUMPY_ALIASES: dict[str, Any] = {
@@ -151,6 +153,17 @@ def _dok_update(self: Any, data: dict[tuple[int, int], Any]) -> None:
     self._dict.update(data)
 
 
+def apply_autograd() -> None:
+    """Import RecBole's models without their side effect on the whole process.
+
+    ``sequential_recommender/sine.py`` turns autograd's anomaly detection on when it is imported;
+    every backward pass of the process is slower from then on.
+    """
+    before = torch.is_anomaly_enabled()
+    importlib.import_module("recbole.model.sequential_recommender")
+    torch.autograd.set_detect_anomaly(before)
+
+
 def apply_numpy() -> None:
     """Give RecBole's modules the numpy aliases they use (table rows 2 and, in part, 6 and 7)."""
     from recbole.config.configurator import Config
@@ -184,6 +197,7 @@ def apply() -> None:
     Raises:
         ImportError: RecBole is missing, or is not the version whose code is remedied here.
     """
+    apply_autograd()
     apply_numpy()
     apply_pandas()
     apply_scipy()

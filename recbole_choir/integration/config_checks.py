@@ -53,7 +53,7 @@ _DEAD_ARGUMENTS = {"config_file"}
 
 # Misspelled or absent in RecBole's tree YAML, yet read by its code.
 TREE_DEFAULTS: dict[str, dict[str, Any]] = {
-    "LightGBM": {"token_num_threshold": 10000},
+    "LightGBM": {"token_num_threshold": 10000, "lgb_early_stopping_rounds": None},
     "XGBoost": {"token_num_threshold": 10000, "xgb_early_stopping_rounds": None},
 }
 
@@ -90,6 +90,7 @@ KINDS: dict[str, str] = {
     "dataset_save_path": "str|null",
     "dataloaders_save_path": "str|null",
     "fields": "dict|null",
+    "lgb_early_stopping_rounds": "int|null",
     "xgb_early_stopping_rounds": "int|null",
     "xgb_nthread": "int|null",
     "xgb_verbose_eval": "bool|int",

@@ -234,10 +234,7 @@ class ChoirTrainer(Trainer):
         if hasattr(self.model, "on_epoch_start"):
             self.model.on_epoch_start(epoch)
         start = time.perf_counter()
-        # Importing RecBole's SINE leaves anomaly detection on for the whole process: every backward
-        # pass then costs a multiple and waits for the device.
-        with torch.autograd.set_detect_anomaly(False):
-            losses, rows = self._run_epoch(train_data, epoch, n_steps, loss_module, show_progress)
+        losses, rows = self._run_epoch(train_data, epoch, n_steps, loss_module, show_progress)
         seconds = time.perf_counter() - start
         distributed.equalise_buffers(self.model)
         self.train_loss_dict[epoch] = sum(losses)

@@ -217,3 +217,9 @@ def test_dataset_adapters_are_part_of_the_package() -> None:
     module = importlib.import_module("recbole_choir.dataset_adapters")
     assert module.__name__ == "recbole_choir.dataset_adapters"
     assert recbole_choir.__version__
+
+
+def test_import_leaves_anomaly_detection_off() -> None:
+    """RecBole's SINE turns it on for the whole process, which slows every backward pass."""
+    code = "import torch, recbole_choir; raise SystemExit(int(torch.is_anomaly_enabled()))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
