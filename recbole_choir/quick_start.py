@@ -9,6 +9,7 @@ lives in a module that registers the models on import.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +74,7 @@ def run(
     ensure_atomic_files(config)
     data = create_dataset(config)
     data.build_splits()
-    table = ensure_semantic_table(config, data)
+    table = ensure_semantic_table(config, data, train_id_vectors)
     if table is not None:
         arguments["cli"]["semantic_table"] = str(table)
     results = distributed.spawn(_worker, nproc, (arguments,))
@@ -94,7 +95,7 @@ def _run(config: ChoirConfig) -> dict[str, Any]:
 
     data = create_dataset(config)
     data.build_splits()
-    table = ensure_semantic_table(config, data)
+    table = ensure_semantic_table(config, data, train_id_vectors)
     if table is not None:
         data.attach_semantic_table(table)
     train, valid, test = data_preparation(config, data)
@@ -181,6 +182,54 @@ def _run(config: ChoirConfig) -> dict[str, Any]:
         "record": content,
         "record_path": None if path is None else str(path),
     }
+
+
+def train_id_vectors(config: ChoirConfig, before: float) -> Path:
+    """Train a Base on the rows before a time and write its users' id vectors.
+
+    The rows the vectors are later used for must not have trained them, so only what lies before
+    the first snapshot is used; the split inside it is the run's own.
+
+    Args:
+        config: The run that needs the vectors; dataset, seed and training settings are its own.
+        before: Epoch seconds; rows at or after are left out.
+
+    Returns:
+        A ``.npz`` with ``user_ids`` and ``vectors`` for the grouping input ``id_embedding``.
+    """
+    given = {**config.external_config_dict}
+    for key in ("model", "dataset", "semantic", "use_llm_emb", "run_name", "variant"):
+        given.pop(key, None)
+    known = set(ChoirConfig(model="Base", dataset=config["dataset"]).final_config_dict)
+    given = {k: v for k, v in given.items() if k in known}
+    intervals = {**(config["val_interval"] or {}), config["TIME_FIELD"]: f"(-inf,{before!r})"}
+    base = ChoirConfig(
+        model="Base",
+        dataset=config["dataset"],
+        config_dict={**given, "val_interval": intervals, "nproc": 1, "quiet": True},
+    )
+    out = Path(config["semantic_dir"]) / (
+        f"{config['dataset']}-base-{records.config_hash({'config': base.plain()})}.npz"
+    )
+    if out.exists():
+        logger.info("id vectors %s: reused", out)
+        return out
+    logger.info("training a Base on the rows before the first snapshot for its user vectors")
+    data = create_dataset(base)
+    data.build_splits()
+    train, valid, _ = data_preparation(base, data)
+    init_seed(base["seed"], base["reproducibility"])
+    model = create_model(base, data)
+    get_trainer(base)(base, model).fit(train, valid, saved=False, show_progress=False)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{os.getpid()}-{out.name}")
+    np.savez(
+        temporary,
+        user_ids=np.asarray(data.field2id_token[data.uid_field][1:], dtype=str),
+        vectors=model.user_table.weight.detach().cpu().numpy()[1:],
+    )
+    os.replace(temporary, out)
+    return out
 
 
 def _record_path(config: ChoirConfig, content: dict[str, Any]) -> Path:

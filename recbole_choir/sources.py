@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,25 @@ def ensure_atomic_files(config: Any) -> Path:
     return folder
 
 
-def ensure_semantic_table(config: Any, dataset: Any) -> Path | None:
+def ensure_semantic_table(
+    config: Any, dataset: Any, id_vectors: Callable[[Any, float], Path]
+) -> Path | None:
     """Give the run its semantic table: the one named, a cached one, or a new one.
 
-    The table is made from the training rows alone and is addressed by the content of its inputs
-    and its recipe, so a second run with the same split and recipe reuses it.
+    The table is made from the training rows alone. Its folder is named by the content of its
+    inputs and its recipe, so a second run with the same split and recipe reuses it.
+
+    Args:
+        config: The run's configuration.
+        dataset: The dataset, split.
+        id_vectors: Trains a Base on the rows before a time and returns the file of its user
+            vectors; called for ``use_llm_emb: False``, the paper's "w/o LLM Emb."
 
     Returns:
         The table's folder, or None where nothing in the run reads a table.
+
+    References:
+        ChoirRec Table 2, "w/o LLM Emb."; PAPER_GAPS C28.
     """
     choice = config["semantic_table"]
     if str(choice).lower() == "none" or not dataset.needs_semantic_table():
@@ -76,7 +88,14 @@ def ensure_semantic_table(config: Any, dataset: Any) -> Path | None:
     if str(choice) != "auto":
         return Path(str(choice))
     semantic = importlib.import_module("recbole_choir.semantic")
-    recipe = semantic.load_recipe(config["semantic_recipe"], dict(config["semantic"] or {}))
-    interactions, users, items = dataset.semantic_frames()
-    out = Path(config["semantic_dir"]) / f"{config['dataset']}-{recipe.name_hash()}"
-    return semantic.build(interactions, users, items, recipe, out)
+    overrides = dict(config["semantic"] or {})
+    frames = dataset.semantic_frames()
+    if config["use_llm_emb"] is False:
+        recipe = semantic.load_recipe(config["semantic_recipe"], overrides)
+        first = semantic.snapshot_times(frames[0]["timestamp"].to_numpy(), recipe)[0]
+        path = id_vectors(config, float(first))
+        overrides |= {"input": "id_embedding", "id_embedding_path": str(path)}
+    recipe = semantic.load_recipe(config["semantic_recipe"], overrides)
+    key = semantic.table_key(*frames, recipe)
+    folder = Path(config["semantic_dir"]) / f"{config['dataset']}-{recipe.input}-{key}"
+    return semantic.build(*frames, recipe, folder, show_progress=bool(config["show_progress"]))

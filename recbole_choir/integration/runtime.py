@@ -24,6 +24,8 @@ def init_logging(config: Any) -> None:
             level=level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
         )
     logging.getLogger("recbole_choir").setLevel(level)
+    # faiss tells at INFO which instruction sets it could not load.
+    logging.getLogger("faiss").setLevel(max(level, logging.WARNING))
 
 
 def init_seed(seed: int, reproducibility: bool = True) -> None:

@@ -14,8 +14,18 @@ if TYPE_CHECKING:
     from recbole_choir.semantic.encode import Encoder
     from recbole_choir.semantic.quantize import RQKMeans
     from recbole_choir.semantic.recipe import Recipe, load_recipe
+    from recbole_choir.semantic.snapshots import snapshot_times
 
-__all__ = ["Encoder", "RQKMeans", "Recipe", "assign", "build", "load_recipe", "table_key"]
+__all__ = [
+    "Encoder",
+    "RQKMeans",
+    "Recipe",
+    "assign",
+    "build",
+    "load_recipe",
+    "snapshot_times",
+    "table_key",
+]
 
 _HOME = {
     "Encoder": "encode",
@@ -24,6 +34,7 @@ _HOME = {
     "assign": "assigner",
     "build": "builder",
     "load_recipe": "recipe",
+    "snapshot_times": "snapshots",
     "table_key": "builder",
 }
 
