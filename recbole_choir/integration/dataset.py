@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,11 @@ class ChoirDataset(Dataset):
     build_splits = build
 
     def _change_feat_format(self) -> None:
-        if not isinstance(self.inter_feat, Interaction):
+        if isinstance(self.inter_feat, Interaction):
+            return
+        with warnings.catch_warnings():
+            # pandas 3 hands out read-only columns; nothing writes into these tensors.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             super()._change_feat_format()
 
     def sort(self, by: Any, ascending: Any = True) -> None:

@@ -8,10 +8,28 @@ import pytest
 
 from recbole_choir.quick_start import run
 
-ZOO = (
-    "LR FM FFM FNN NFM AFM FwFM PNN WideDeep DeepFM xDeepFM DCN DCNV2 AutoInt DSSM FiGNN EulerNet "
-    "KD_DAGFM LightGBM XGBoost"
-).split()
+ZOO = [
+    "LR",
+    "FM",
+    "FFM",
+    "FNN",
+    "NFM",
+    "AFM",
+    "FwFM",
+    "PNN",
+    "WideDeep",
+    "DeepFM",
+    "xDeepFM",
+    "DCN",
+    "DCNV2",
+    "AutoInt",
+    "DSSM",
+    "FiGNN",
+    "EulerNet",
+    "KD_DAGFM",
+    "LightGBM",
+    "XGBoost",
+]
 
 
 @pytest.mark.slow

@@ -1,0 +1,133 @@
+"""The door: one run from files to a record, on a slice of ml-100k, with everything real."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recbole_choir.cli import main
+from recbole_choir.quick_start import run
+
+# The first fortnight: 9,500 rows, so that a run takes a second or two.
+SLICE = {"val_interval": {"timestamp": "(-inf,876000000)"}}
+
+
+def settings(folder: Path, **more: Any) -> dict[str, Any]:
+    return {
+        **SLICE,
+        "epochs": 1,
+        "seed": 7,
+        "show_progress": False,
+        "quiet": True,
+        "checkpoint_dir": str(folder / "saved"),
+        "record_dir": str(folder / "records"),
+        "semantic_dir": str(folder / "semantic"),
+        "semantic": {"input": "random", "n_snapshots": 2},
+        **more,
+    }
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def test_record_holds_what_was_run(tmp_path: Path) -> None:
+    result = run("ChoirRec", "ml-100k", config_dict=settings(tmp_path, save_predictions=True))
+    path = Path(result["record_path"])
+    record = json.loads(path.read_text())
+    assert record["model"] == "ChoirRec"
+    assert record["seed"] == 7
+    assert sum(record["rows"].values()) > 5000
+    assert record["test"] == pytest.approx(dict(result["test_result"]))
+    assert record["segments"]["all"]["gauc"] == pytest.approx(record["test"]["gauc"], abs=1e-6)
+    low, rest = (record["segments"][s]["rows"] for s in ("low", "rest"))
+    assert low + rest == record["segments"]["all"]["rows"] == record["rows"]["test"]
+    assert record["table"]["fingerprint"]
+    assert {"frac_qualified", "mean_alpha_fusion"} <= set(record["history"][0]["diagnostics"])
+    assert path.with_suffix(".npz").exists()
+
+
+def test_same_seed_same_bits_and_the_table_is_reused(tmp_path: Path) -> None:
+    first = run("ChoirRec", "ml-100k", config_dict=settings(tmp_path))
+    tables = sorted(p.stat().st_mtime_ns for p in (tmp_path / "semantic").glob("*/manifest.json"))
+    second = run("ChoirRec", "ml-100k", config_dict=settings(tmp_path))
+    again = sorted(p.stat().st_mtime_ns for p in (tmp_path / "semantic").glob("*/manifest.json"))
+    assert first["test_result"] == second["test_result"]
+    assert first["record"]["segments"]["low"] == second["record"]["segments"]["low"]
+    assert tables == again
+    assert len(tables) == 1
+
+
+def test_group_statistics_reach_base_and_choirrec(tmp_path: Path) -> None:
+    plain = run("Base", "ml-100k", config_dict=settings(tmp_path))
+    stats = {"group_stats": True, "use_group_stats": True}
+    with_stats = run("Base", "ml-100k", config_dict=settings(tmp_path, **stats))
+    assert with_stats["record"]["table"] is not None
+    assert plain["record"]["table"] is None, "Base reads no groups, so none are made"
+    assert with_stats["test_result"]["auc"] != plain["test_result"]["auc"]
+    more = run("ChoirRec", "ml-100k", config_dict=settings(tmp_path, variant="stats", **stats))
+    assert 0 < more["test_result"]["auc"] < 1
+
+
+def test_without_llm_embeddings_groups_come_from_a_trained_base(tmp_path: Path) -> None:
+    config = settings(tmp_path, use_llm_emb=False, semantic={"n_snapshots": 2})
+    result = run("ChoirRec", "ml-100k", config_dict=config)
+    (table,) = (tmp_path / "semantic").glob("*/manifest.json")
+    assert json.loads(table.read_text())["recipe"]["input"] == "id_embedding"
+    assert result["record"]["config"]["use_llm_emb"] is False
+
+
+def test_zoo_model_reads_injected_groups(tmp_path: Path) -> None:
+    inject = {"inject": ["group_id", "group_attr", "group_seq"]}
+    plain = run("DeepFM", "ml-100k", config_dict=settings(tmp_path))
+    injected = run("DeepFM", "ml-100k", config_dict=settings(tmp_path, **inject))
+    assert plain["record"]["rows"] == injected["record"]["rows"]
+    assert plain["test_result"]["auc"] != injected["test_result"]["auc"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--model=ChoirRek"], "did you mean 'ChoirRec'"),
+        (["--model=Base", "--dataset=ml-100"], "did you mean 'ml-100k'"),
+        (["--model=Base", "--learning_rat=1"], "did you mean 'learning_rate'"),
+        (["--model=Base", "--epochs=many"], "epochs"),
+        (["--model=ChoirRec", "--semantic.inputt=text"], "did you mean 'input'"),
+        (["--epochs=1"], "--model is missing"),
+        (["--model=Base", "stray"], "stray"),
+    ],
+)
+def test_user_errors_are_one_line_and_exit_2(
+    arguments: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [f"--semantic_dir={tmp_path}", f"--record_dir={tmp_path}"]
+    assert main([*arguments, *folders]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert expected in error
+
+
+def test_help_and_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "--model=ChoirRec" in capsys.readouterr().out
+    assert main(["--list"]) == 0
+    out = capsys.readouterr().out
+    assert "ChoirRec" in out
+    assert "DeepFM" in out
+    assert "ml-100k" in out
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path: Path) -> None:
+    """Two processes train and evaluate on the whole set; the record counts every row once."""
+    one = run("ChoirRec", "ml-100k", config_dict=settings(tmp_path))
+    two = run("ChoirRec", "ml-100k", config_dict=settings(tmp_path, nproc=2))
+    assert two["record"]["rows"] == one["record"]["rows"]
+    assert two["record"]["segments"]["all"]["rows"] == one["record"]["segments"]["all"]["rows"]
+    # Dropout draws differ between one and two processes, so the weights differ a little.
+    assert two["test_result"]["auc"] == pytest.approx(one["test_result"]["auc"], abs=0.05)
