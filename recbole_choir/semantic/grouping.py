@@ -85,8 +85,9 @@ def group_users(
                     f"snapshot {index + 1}: expected users with something to be grouped by "
                     f"(input {recipe.input}), got none before time {moment:.0f}"
                 )
-            # The same number of codewords throughout, so that all snapshots share embeddings.
-            n_clusters = n_clusters or recipe.clusters_for(int(valid.sum()))
+            # From all users, also those without a vector yet: the codewords serve later snapshots
+            # too, and random groups, the control, get as many as any other input.
+            n_clusters = recipe.clusters_for(n_users)
             distinct = _to_fit_on(x, valid, before, n_clusters)
             fitted_on = fitted_on or len(distinct)
             quantizer = RQKMeans(recipe.n_levels, n_clusters, recipe.seed).fit(distinct)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from recbole_choir.semantic.categories import CATEGORY
 from recbole_choir.semantic.lift import LabelledRows, lift_report
+from recbole_choir.semantic.priors import prefix_ids
 from recbole_choir.table_format import ITEM_ID, USER_ID
 
 SIZE_EDGES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
@@ -58,7 +59,7 @@ def quality_report(
 
     Returns:
         Plain values. ``snapshots``: for each, users with a group, groups read, histogram of their
-        sizes and of the levels backed off to, share of codewords in use, attribute consistency
+        sizes and users by the level backed off to, share of codewords in use, attribute consistency
         (mean share of the mode, weighted by members, beside the share of the whole population's
         mode) and the share of purchases in a group's 50 largest categories (all of them where
         there are fewer). ``lift_gauc``: see :func:`~.lift.lift_report`.
@@ -142,7 +143,7 @@ def _snapshot_lines(s: dict[str, Any]) -> list[str]:
 
 def _shape(groups: SnapshotGroups, n_clusters: Sequence[int]) -> dict[str, Any]:
     known = groups.group >= 0
-    _, sizes = np.unique(groups.group[known], return_counts=True)
+    sizes = _sizes_of_read_groups(groups)
     edges = [*SIZE_EDGES, np.inf]
     histogram = np.histogram(sizes, bins=edges)[0] if len(sizes) else np.zeros(len(SIZE_EDGES), int)
     names = [f"{a}-{b - 1}" if b - 1 > a else f"{a}" for a, b in itertools.pairwise(SIZE_EDGES)]
@@ -161,6 +162,17 @@ def _shape(groups: SnapshotGroups, n_clusters: Sequence[int]) -> dict[str, Any]:
             for level, k in enumerate(n_clusters)
         ],
     }
+
+
+def _sizes_of_read_groups(groups: SnapshotGroups) -> NDArray[np.int64]:
+    """Members of each group that somebody reads, those who read a deeper one included."""
+    prefixes = prefix_ids(groups.codes)
+    sizes = []
+    for level in range(1, groups.codes.shape[1] + 1):
+        column = prefixes[:, level - 1]
+        read = np.unique(column[groups.level == level])
+        sizes.append(np.bincount(column[column >= 0], minlength=1)[read])
+    return np.concatenate(sizes).astype(np.int64)
 
 
 def _consistency(

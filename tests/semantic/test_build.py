@@ -190,7 +190,7 @@ class TestContent:
         profiles = out / "profiles.jsonl"
         assert not profiles.exists()
         report = json.loads((out / "quality.json").read_text())
-        assert [r["segment"] for r in report["lift_gauc"]][0] == "all"
+        assert report["lift_gauc"][0]["segment"] == "all"
         assert "snapshot" in (out / "quality.txt").read_text().lower()
 
     def test_groups_of_behaviour_know_taste_and_random_ones_do_not(self, tmp_path: Path) -> None:
@@ -219,6 +219,13 @@ class TestContent:
         assert read_manifest(out)["inputs"]["users"]["rows"] == 38
         nothing = build(INTERACTIONS, None, None, BEHAVIOUR, tmp_path / "n", show_progress=False)
         assert read_manifest(nothing)["user_attributes"] == {}
+
+    def test_inputs_get_equally_many_codewords(self, tmp_path: Path) -> None:
+        # 40 users, two of whom behaviour cannot place: (40 / 20)^(1 / 1) = 2
+        for name in ("behaviour", "random"):
+            recipe = {**BEHAVIOUR, "input": name, "n_clusters": None, "n_levels": 1}
+            out = built(tmp_path / name, recipe=recipe)
+            assert read_manifest(out)["n_clusters"] == [2]
 
     def test_a_level_may_be_fixed(self, tmp_path: Path) -> None:
         out = built(tmp_path / "t", recipe={**BEHAVIOUR, "agg_level": 2})

@@ -72,8 +72,8 @@ def test_negative_labels_are_no_purchases() -> None:
 
 def test_template_reads_as_english_and_leaves_out_what_is_missing() -> None:
     assert text_of(EVENTS) == [
-        "Identity: age 24, gender male, income 12000. Interests: Drama, Crime, Sci-Fi; "
-        "last chose Brazil / Heat / The Piano. Philosophy: occasional, focused taste.",
+        "Identity: age 24, gender male, income 12000. Interests: mostly Drama, Crime, "
+        "Sci-Fi. Philosophy: occasional, focused taste.",
         "Identity: gender female.",
         "",
     ]
