@@ -12,6 +12,7 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_choir.data.group_tables import GroupTables
 from recbole_choir.data.schema import FeatureSchema, Field, ModelInputs
 from recbole_choir.model.context_aware_recommender.base import Base
 from recbole_choir.model.context_aware_recommender.choirrec import ChoirRec
@@ -56,8 +57,8 @@ def _features(rng: torch.Generator, fields: tuple[Field, ...], n: int) -> dict[s
     return out
 
 
-def make_groups(seed: int = 0) -> SimpleNamespace:
-    """A fake of GroupTables: 2 snapshots, 6 groups and the empty one."""
+def make_groups(seed: int = 0) -> GroupTables:
+    """Group tables made by hand: 2 snapshots, 6 groups and the empty one."""
     rng = torch.Generator().manual_seed(seed)
     user_group = _ids(rng, N_GROUPS, N_SNAPSHOTS + 1, N_USERS).int()
     user_codes = torch.stack(
@@ -76,13 +77,15 @@ def make_groups(seed: int = 0) -> SimpleNamespace:
     }
     for values in attrs.values():
         values[0] = 0
-    return SimpleNamespace(
+    return GroupTables(
         user_group=user_group,
         user_codes=user_codes,
         n_codes=N_CODES,
         group_attr=attrs,
         group_seq=group_seq,
         group_size=torch.arange(N_GROUPS),
+        snapshot_times=torch.arange(1.0, N_SNAPSHOTS + 1, dtype=torch.float64),
+        fingerprint="0" * 16,
     )
 
 

@@ -36,11 +36,7 @@ def live_kd(helpers: Any, **settings: Any) -> ChoirRec:
 
 def distilled_loss(model: ChoirRec, batch: Any) -> torch.Tensor:
     """``L_KD`` alone: what the weight lambda adds to the loss, per unit of lambda."""
-    out = model.channels(batch)
-    pair = (out.individual, out.group)
-    if model.settings.kd_direction == "group_to_individual":
-        pair = pair[::-1]
-    return model.distillation(*pair, batch["n_buy"], out.alpha_distill).loss
+    return model.distil(model.channels(batch), batch["n_buy"]).loss
 
 
 def test_owners_cover_every_parameter(helpers) -> None:

@@ -9,9 +9,9 @@ import torch
 from recbole_choir.data import fields
 from recbole_choir.errors import ConfigError
 from recbole_choir.model.base_recommender import ChoirRecommender, Features
-from recbole_choir.model.choirrec_settings import INDIVIDUAL_TO_GROUP, ChoirRecSettings
+from recbole_choir.model.choirrec_settings import GROUP_TO_INDIVIDUAL, ChoirRecSettings
 from recbole_choir.model.layers.channel import Channel
-from recbole_choir.model.layers.distillation import GatedDistillation
+from recbole_choir.model.layers.distillation import Distilled, GatedDistillation
 from recbole_choir.model.layers.epoch_meter import EpochMeter
 from recbole_choir.model.layers.field_embedding import ItemTokens
 from recbole_choir.model.layers.group_encoder import GroupLookup, embed_group_attributes
@@ -258,6 +258,15 @@ class ChoirRec(ChoirRecommender):
         """Fused logit ``[B]`` of each row."""
         return self.channels(interaction).fused
 
+    def distil(self, out: ChannelOutputs, n_buy: torch.Tensor) -> Distilled | None:
+        """``L_KD`` (Eq. 7-9) of a batch's outputs and counts ``[B]``; None without distillation."""
+        if self.distillation is None or out.group is None:
+            return None
+        teacher, student = out.individual, out.group
+        if self.settings.kd_direction == GROUP_TO_INDIVIDUAL:
+            teacher, student = student, teacher
+        return self.distillation(teacher, student, n_buy, out.alpha_distill)
+
     def calculate_loss(self, interaction: Interaction) -> torch.Tensor:
         """``BCE(z) + lambda L_KD`` (Eq. 11-12), and ``aux_bce`` times the group logit's BCE."""
         s, out = self.settings, self.channels(interaction)
@@ -265,10 +274,8 @@ class ChoirRec(ChoirRecommender):
         if out.group is None:
             return loss
         n_buy = interaction[fields.N_BUY]
-        if self.distillation is not None:
-            pair = (out.individual, out.group)
-            teacher, student = pair if s.kd_direction == INDIVIDUAL_TO_GROUP else pair[::-1]
-            distilled = self.distillation(teacher, student, n_buy, out.alpha_distill)
+        distilled = self.distil(out, n_buy)
+        if distilled is not None:
             loss = loss + s.kd_lambda * distilled.loss
             self.meter.add_distillation(distilled.qualified, distilled.active, out.alpha_distill)
         if s.aux_bce > 0:
