@@ -40,7 +40,7 @@ def test_one_epoch(model: str, tmp_path: Path) -> None:
         "ml-100k",
         config_dict={
             "epochs": 1,
-            "train_batch_size": 4096,
+            "train_batch_size": 512,
             "show_progress": False,
             "quiet": True,
             "checkpoint_dir": str(tmp_path / "saved"),

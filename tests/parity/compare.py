@@ -1,5 +1,7 @@
 """Compare the metrics two environments wrote: ``python compare.py NEW OLD`` (see test_parity.py).
 
+With NEW alone, print its metrics as one JSON object.
+
 NEW and OLD are the values of PARITY_OUT; each model's metrics lie in ``<value>.<model>``. Exits
 with 1 and one line per difference if any metric differs by more than half of the fourth decimal.
 """
@@ -35,4 +37,7 @@ def main(new: str, old: str) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1], sys.argv[2]))
+    if len(sys.argv) == 2:
+        print(json.dumps(read(sys.argv[1]), indent=1, sort_keys=True))
+    else:
+        raise SystemExit(main(sys.argv[1], sys.argv[2]))
