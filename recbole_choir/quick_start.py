@@ -135,7 +135,7 @@ def _run(config: ChoirConfig) -> dict[str, Any]:
     )
     finished = time.perf_counter()
 
-    plain = config.plain()
+    plain = records.without_machine(config.plain())
     groups = getattr(data.model_inputs, "groups", None)
     content = {
         "model": config["model"],
@@ -209,7 +209,7 @@ def train_id_vectors(config: ChoirConfig, before: float) -> Path:
         config_dict={**given, "val_interval": intervals, "nproc": 1, "quiet": True},
     )
     out = Path(config["semantic_dir"]) / (
-        f"{config['dataset']}-base-{records.config_hash({'config': base.plain()})}.npz"
+        f"{config['dataset']}-base-{records.config_hash(base.plain())}.npz"
     )
     if out.exists():
         logger.info("id vectors %s: reused", out)
@@ -233,6 +233,6 @@ def train_id_vectors(config: ChoirConfig, before: float) -> Path:
 
 
 def _record_path(config: ChoirConfig, content: dict[str, Any]) -> Path:
-    name = str(content["name"]).replace(" ", "_").replace("/", "_")
+    name = records.file_name(str(content["name"]))
     file = f"{config['dataset']}-{name}-{config['seed']}-{content['config_hash']}.json"
     return Path(config["record_dir"]) / file

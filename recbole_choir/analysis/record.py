@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -38,6 +39,19 @@ def config_hash(config: dict[str, Any]) -> str:
     """Eight hexadecimal digits that tell two configurations apart, whatever their key order."""
     text = json.dumps(config, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def file_name(name: str) -> str:
+    """A run's name as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_")
+
+
+def without_machine(config: dict[str, Any]) -> dict[str, Any]:
+    """Shorten absolute paths to their last part, so that a record tells of no one's machine."""
+    return {
+        k: Path(v).name if isinstance(v, str) and Path(v).is_absolute() else v
+        for k, v in config.items()
+    }
 
 
 def write_json(path: Path, content: Any) -> Path:

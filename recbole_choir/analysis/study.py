@@ -59,7 +59,8 @@ class Run:
     def key(self) -> str:
         """Name of the run's record, from everything that was asked."""
         asked = [self.model, self.dataset, self.seed, self.config]
-        return f"{self.dataset}-{self.cell}-{self.seed}-{records.config_hash({'asked': asked})}"
+        digest = records.config_hash({"asked": asked})
+        return f"{self.dataset}-{records.file_name(self.cell)}-{self.seed}-{digest}"
 
 
 @dataclass(frozen=True)
