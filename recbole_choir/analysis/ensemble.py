@@ -12,15 +12,16 @@ from recbole_choir.errors import DataError
 from recbole_choir.evaluator import auc, gauc
 
 
-def average_pair(first: Path, second: Path, name: str) -> dict[str, Any]:
+def average_pair(first: Path, second: Path, name: str, target: Path) -> Path:
     """Average the predicted probabilities of two runs on the same rows and score the mean.
 
     Args:
         first, second: Records whose predictions lie beside them (``.npz``).
         name: Name of the resulting cell.
+        target: Where to write the record of the mean; its predictions go beside it.
 
     Returns:
-        A record with ``test`` and ``segments`` as a run's record has them.
+        ``target``: a record with ``test`` and ``segments`` as a run's record has them.
 
     Raises:
         DataError: The two runs were not scored on the same rows in the same order.
@@ -40,7 +41,12 @@ def average_pair(first: Path, second: Path, name: str) -> dict[str, Any]:
         if rows.any():
             segments[segment]["auc"] = auc(labels[rows], scores[rows])
             segments[segment]["gauc"] = gauc(labels[rows], scores[rows], users[rows], weighting)
-    return {
+    np.savez_compressed(
+        target.with_suffix(".npz"),
+        scores=scores.astype(np.float32),
+        **{key: a[key] for key in ("users", "items", "labels", "segments")},
+    )
+    content: dict[str, Any] = {
         "cell": name,
         "model": base["model"],
         "dataset": base["dataset"],
@@ -51,3 +57,4 @@ def average_pair(first: Path, second: Path, name: str) -> dict[str, Any]:
         "test": {"auc": segments["all"]["auc"], "gauc": segments["all"]["gauc"]},
         "segments": segments,
     }
+    return records.write_json(target, content)

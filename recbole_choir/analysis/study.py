@@ -10,8 +10,9 @@ A study file::
       grid: {learning_rate: [0.001, 0.002], epochs: [2, 4]}
     common: {history_length: 50}
     cells:
-      - {name: Base, model: Base}
-      - {name: ChoirRec, model: ChoirRec, config: {variant: paper}}
+      - {name: Base, model: Base}          # every other cell is compared with the first
+      - {name: random, model: ChoirRec, config: {semantic: {input: random}}}
+      - {name: ChoirRec, model: ChoirRec, control: random}
     averages:
       - {name: two Base seeds averaged, of: Base}
 
@@ -38,11 +39,15 @@ from tqdm import tqdm
 
 from recbole_choir import quick_start
 from recbole_choir.analysis import record as records
+from recbole_choir.analysis.differences import write_differences
 from recbole_choir.analysis.ensemble import average_pair
 from recbole_choir.analysis.tables import markdown_tables
 from recbole_choir.errors import ConfigError, nearest
 
 STUDY_KEYS = {"name", "datasets", "seeds", "tune", "common", "cells", "averages"}
+
+
+CELL_KEYS = {"name", "model", "config", "control"}
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,15 @@ class Study:
             if not content.get(key):
                 raise ConfigError(f"{path}: key '{key}' is missing or empty")
         names = [cell.get("name", cell["model"]) for cell in content["cells"]]
+        for cell in content["cells"]:
+            for key in cell:
+                if key not in CELL_KEYS:
+                    raise ConfigError(f"{path}: unknown key '{key}'{nearest(key, CELL_KEYS)}")
+            if cell.get("control", names[0]) not in names:
+                raise ConfigError(
+                    f"{path}: control '{cell['control']}': no such cell"
+                    f"{nearest(cell['control'], names)}"
+                )
         for average in content.get("averages", []):
             if average["of"] not in names:
                 raise ConfigError(
@@ -110,6 +124,12 @@ class Study:
         """Points of the tuning grid; one empty point without one."""
         grid = self.tune.get("grid") or {}
         return [dict(zip(grid, point)) for point in itertools.product(*grid.values())]
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Pairs of cells to compare: with the first cell, and with the cell's own control."""
+        names = [*(c["name"] for c in self.cells), *(a["name"] for a in self.averages)]
+        pairs = [(name, names[0]) for name in names[1:]]
+        return pairs + [(c["name"], c["control"]) for c in self.cells if "control" in c]
 
     def tuning_runs(self) -> Iterator[Run]:
         """Runs that choose a point of the grid for each cell, on validation."""
@@ -211,11 +231,8 @@ def average_records(study: Study, runs: Sequence[Run], out: Path) -> None:
             paths = [p for p in paths if p.with_suffix(".npz").exists()]
             pairs = zip(paths, np.roll(np.array(paths, dtype=object), -1)) if len(paths) > 1 else ()
             for first, second in pairs:
-                content = average_pair(first, Path(second), name=average["name"])
-                target = (
-                    out / f"{dataset}-{average['name'].replace(' ', '_')}-{first.stem[-8:]}.json"
-                )
-                records.write_json(target, content)
+                name = f"{dataset}-{records.file_name(average['name'])}-{first.stem[-8:]}.json"
+                average_pair(first, Path(second), average["name"], out / name)
 
 
 def run_study(path: Path, out: Path, workers: int = 1, threads: int = 1) -> Path:
@@ -239,6 +256,8 @@ def run_study(path: Path, out: Path, workers: int = 1, threads: int = 1) -> Path
     runs = list(study.seed_runs(chosen))
     _run_all(runs, out, workers, threads)
     average_records(study, runs, out)
+    if all(_finished(out / f"{r.key()}.json") for r in runs):
+        write_differences(out, study.pairs())
     return out
 
 

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from recbole_choir.analysis import record as records
-from recbole_choir.analysis.significance import paired_bootstrap
+from recbole_choir.analysis.differences import FILE as DIFFERENCES
 
 SEGMENTS = ("all", "low", "level_1", "level_3", "level_5", "new_users")
 
@@ -30,39 +29,15 @@ def load_records(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def differences(
-    folder: Path,
-    dataset: str,
-    against: str,
-    segments: Sequence[str] = ("all", "low", "level_1"),
-) -> pd.DataFrame:
-    """GAUC of every cell minus that of ``against``, with a paired bootstrap interval over users.
-
-    Needs the predictions beside the records (``.npz``); they are not kept in the repository, so
-    the study writes the result to ``differences.json`` and this reads it when they are gone.
-    """
-    cells: dict[str, list[Path]] = {}
-    for path in sorted(folder.glob("*.json")):
-        record = records.read_json(path)
-        if record.get("dataset") == dataset and record.get("role") == "seed":
-            cells.setdefault(record["cell"], []).append(path)
-    loaded = {c: [p.with_suffix(".npz") for p in ps] for c, ps in cells.items()}
-    if not loaded.get(against) or not all(p.exists() for ps in loaded.values() for p in ps):
-        return pd.DataFrame()
-    names = list(records.read_json(cells[against][0])["segments"])
-    base = np.load(loaded[against][0])
-    users, labels, masks = base["users"], base["labels"], base["segments"]
-    scores = {c: [np.load(p)["scores"] for p in ps] for c, ps in loaded.items()}
+def differences(folder: Path, dataset: str) -> pd.DataFrame:
+    """Differences in GAUC between pairs of cells, from the study's summary; empty without one."""
+    path = folder / DIFFERENCES
     table: dict[str, dict[str, str]] = {}
-    for cell in (c for c in scores if c != against):
-        row = {}
-        for segment in segments:
-            rows = masks[:, names.index(segment)]
-            first = [s[rows] for s in scores[cell]]
-            second = [s[rows] for s in scores[against]]
-            d = paired_bootstrap(users[rows], labels[rows], first, second)
-            row[segment] = f"{d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
-        table[cell] = row
+    for row in records.read_json(path) if path.exists() else []:
+        if row["dataset"] == dataset:
+            text = f"{row['mean']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+            name = f"{row['cell']} − {row['against']}"
+            table.setdefault(name, {})[row["segment"]] = text
     return pd.DataFrame.from_dict(table, orient="index")
 
 
@@ -112,4 +87,8 @@ def markdown_tables(folder: Path, metrics: Iterable[str] = ("gauc", "auc")) -> s
         for metric in metrics:
             table = comparison(frame, dataset, metric)
             parts.append(f"**{dataset}, test {metric.upper()}**\n\n{to_markdown(table, 'model')}\n")
+        gaps = differences(folder, dataset)
+        if len(gaps):
+            title = f"**{dataset}, differences in test GAUC, paired bootstrap over users, 95 %**"
+            parts.append(f"{title}\n\n{to_markdown(gaps, 'difference')}\n")
     return "\n".join(parts)

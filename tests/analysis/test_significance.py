@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recbole_choir.analysis.differences import write_differences
 from recbole_choir.analysis.ensemble import average_pair
 from recbole_choir.analysis.significance import paired_bootstrap
+from recbole_choir.analysis.tables import differences
 from recbole_choir.errors import DataError
 from recbole_choir.evaluator import gauc
 
@@ -78,7 +80,9 @@ def test_average_of_two_seeds_by_hand(tmp_path: Path) -> None:
     # positives .4 and .5 beat .3 but not .6: AUC 2/4.
     a = _record(tmp_path, "a", 1, [0.2, 0.4, 0.4, 0.6], [0, 0, 1, 1])
     b = _record(tmp_path, "b", 2, [0.4, 0.4, 0.6, 0.6], [0, 0, 1, 1])
-    content = average_pair(a, b, "two seeds")
+    content = json.loads(average_pair(a, b, "two seeds", tmp_path / "mean.json").read_text())
+    scores = np.load(tmp_path / "mean.npz")["scores"]
+    np.testing.assert_allclose(scores, [0.3, 0.4, 0.5, 0.6], rtol=1e-6)
     assert content["segments"]["all"]["gauc"] == 0.5
     assert content["segments"]["all"]["auc"] == 0.5
     assert content["segments"]["low"]["gauc"] == 1.0
@@ -90,4 +94,17 @@ def test_average_refuses_other_rows(tmp_path: Path) -> None:
     a = _record(tmp_path, "a", 1, [0.2, 0.4, 0.4, 0.6], [0, 0, 1, 1])
     b = _record(tmp_path, "b", 2, [0.4, 0.4, 0.6, 0.6], [0, 0, 1, 2])
     with pytest.raises(DataError, match="different users"):
-        average_pair(a, b, "two seeds")
+        average_pair(a, b, "two seeds", tmp_path / "mean.json")
+
+
+def test_differences_are_kept_for_the_tables(tmp_path: Path) -> None:
+    for cell, scores in (("Base", [0.2, 0.4, 0.4, 0.6]), ("Other", [0.2, 0.4, 0.6, 0.4])):
+        path = _record(tmp_path, cell, 1, scores, [0, 0, 1, 1])
+        path.write_text(json.dumps({**json.loads(path.read_text()), "cell": cell, "role": "seed"}))
+    write_differences(tmp_path, [("Other", "Base")], ["all", "low"])
+    table = differences(tmp_path, "d")
+    # Base is wrong for user 1, the other is not: half of the rows gain a whole AUC.
+    assert table.loc["Other − Base", "all"].startswith("+0.5000 [")
+    assert table.loc["Other − Base", "low"] == "+0.0000 [+0.0000, +0.0000]"
+    with pytest.raises(DataError, match="no predictions of 'Third'"):
+        write_differences(tmp_path, [("Third", "Base")])

@@ -59,5 +59,15 @@ def test_unknown_key_and_unknown_member(tmp_path: Path) -> None:
         _study(tmp_path, seed=1)
     with pytest.raises(ConfigError, match=r"average of 'Bass'.*did you mean 'Base'"):
         _study(tmp_path, averages=[{"name": "x", "of": "Bass"}])
+    with pytest.raises(ConfigError, match=r"control 'Bade'.*did you mean 'Base'"):
+        _study(tmp_path, cells=[{"model": "Base", "control": "Bade"}])
+    with pytest.raises(ConfigError, match=r"unknown key 'confg'.*did you mean 'config'"):
+        _study(tmp_path, cells=[{"model": "Base", "confg": {}}])
     with pytest.raises(ConfigError, match="'cells' is missing"):
         _study(tmp_path, cells=[])
+
+
+def test_every_cell_is_compared_with_the_first_and_with_its_control(tmp_path: Path) -> None:
+    cells = [{"model": "Base"}, {"name": "R", "model": "M"}]
+    study = _study(tmp_path, cells=[*cells, {"name": "C", "model": "M", "control": "R"}])
+    assert study.pairs() == [("R", "Base"), ("C", "Base"), ("two", "Base"), ("C", "R")]

@@ -1,0 +1,84 @@
+"""Differences between the cells of a study, with their bootstrap intervals, kept as a record."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_choir.analysis import record as records
+from recbole_choir.analysis.significance import paired_bootstrap
+from recbole_choir.errors import DataError
+
+FILE = Path("summary") / "differences.json"
+SEGMENTS = ("all", "low", "level_1")
+
+
+def write_differences(
+    folder: Path, pairs: Iterable[tuple[str, str]], segments: Sequence[str] = SEGMENTS
+) -> Path:
+    """Compare pairs of cells on every dataset and write the result beside the records.
+
+    The predictions (``.npz`` beside each record) are needed here and are too large to keep; the
+    differences are what is kept of them.
+
+    Args:
+        folder: Folder of a study's records.
+        pairs: Names of cells: GAUC of the first minus that of the second.
+        segments: Segments to compare in.
+
+    Returns:
+        The file: a list of dataset, cell, against, segment, mean, low, high, n_users.
+
+    Raises:
+        DataError: A cell of a pair has no predictions.
+    """
+    cells: dict[tuple[str, str], list[Path]] = {}
+    names: list[str] = []
+    for path in sorted(folder.glob("*.json")):
+        record = records.read_json(path)
+        if record.get("role") in ("seed", "average") and path.with_suffix(".npz").exists():
+            cells.setdefault((record["dataset"], record["cell"]), []).append(path)
+            names = list(record["segments"])
+    rows: list[dict[str, Any]] = []
+    for dataset in sorted({d for d, _ in cells}):
+        for cell, against in pairs:
+            for name in (cell, against):
+                if (dataset, name) not in cells:
+                    raise DataError(f"{folder}: no predictions of '{name}' on {dataset}")
+            first, second = (_load(cells[dataset, n]) for n in (cell, against))
+            for segment in segments:
+                rows.append(
+                    {
+                        "dataset": dataset,
+                        "cell": cell,
+                        "against": against,
+                        "segment": segment,
+                        **_compare(first, second, names.index(segment)),
+                    }
+                )
+    return records.write_json(folder / FILE, rows)
+
+
+def _load(paths: Sequence[Path]) -> list[dict[str, np.ndarray]]:
+    loaded = []
+    for path in paths:
+        with np.load(path.with_suffix(".npz")) as file:
+            loaded.append({name: file[name] for name in file.files})
+    return loaded
+
+
+def _compare(
+    first: Sequence[dict[str, np.ndarray]], second: Sequence[dict[str, np.ndarray]], column: int
+) -> dict[str, Any]:
+    rows = second[0]["segments"][:, column]
+    for other in (*first, *second):
+        if not np.array_equal(other["labels"], second[0]["labels"]):
+            raise DataError("differences: the cells were not scored on the same rows")
+    users, labels = second[0]["users"][rows], second[0]["labels"][rows]
+    ours = [run["scores"][rows] for run in first]
+    theirs = [run["scores"][rows] for run in second]
+    return dataclasses.asdict(paired_bootstrap(users, labels, ours, theirs))
