@@ -77,7 +77,7 @@ def group_users(
     for index, moment in enumerate(bar):
         before = frames.before(float(moment))
         if source is None or recipe.codebooks == "per_snapshot":
-            source = make_input(recipe, encoder).fit(before)
+            source = make_input(recipe, encoder, show_progress=show_progress).fit(before)
         x, valid = aligned_vectors(source, before)
         if quantizer is None or recipe.codebooks == "per_snapshot":
             if not valid.any():

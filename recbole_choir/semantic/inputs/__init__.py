@@ -37,6 +37,7 @@ def make_input(
     recipe: Recipe,
     encoder: Encoder | None,
     profiles: Callable[[Frames], pd.Series] | None = None,
+    show_progress: bool = True,
 ) -> GroupingInput:
     """The grouping input that a recipe names.
 
@@ -45,6 +46,7 @@ def make_input(
         encoder: For ``text`` and ``text_parts``.
         profiles: For ``text``: frames to a series of texts with user ids as its index; by default
             what the recipe's profile engine writes.
+        show_progress: Show the encoder's progress bar.
 
     Raises:
         ConfigError: There is no such input, or an encoder or path that it needs is missing.
@@ -52,9 +54,9 @@ def make_input(
     if recipe.input in ("text", "text_parts") and encoder is None:
         raise ConfigError(f"input '{recipe.input}': expected an encoder, got none")
     if recipe.input == "text" and encoder is not None:
-        return TextInput(encoder, profiles or _written_by(recipe))
+        return TextInput(encoder, profiles or _written_by(recipe), show_progress=show_progress)
     if recipe.input == "text_parts" and encoder is not None:
-        return TextPartsInput(encoder, recipe.text_parts_fields)
+        return TextPartsInput(encoder, recipe.text_parts_fields, show_progress=show_progress)
     if recipe.input == "behaviour":
         return BehaviourInput(recipe.svd_dim, recipe.seed)
     if recipe.input == "id_embedding":

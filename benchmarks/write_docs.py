@@ -1,0 +1,99 @@
+"""Write the tables of docs/ from the committed records: ``python benchmarks/write_docs.py``.
+
+Each table stands between ``<!-- table: NAME -->`` and ``<!-- end -->`` in a Markdown file. With
+``--check`` nothing is written and the exit code is 1 if a table is not what its records say.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from recbole_choir.analysis.tables import markdown_tables, to_markdown
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDS = ROOT / "benchmarks" / "records"
+PAGES = (ROOT / "docs" / "results.md", ROOT / "docs" / "performance.md")
+BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def _read(name: str) -> Any:
+    return json.loads((RECORDS / f"{name}.json").read_text())
+
+
+def gauc() -> str:
+    """Seconds for GAUC on a million rows."""
+    record = _read("gauc")
+    fastest = record["results"][0]["seconds"]
+    rows = {
+        r["name"]: {"seconds": f"{r['seconds']:.3f}", "x": f"{r['seconds'] / fastest:.1f}"}
+        for r in record["results"]
+    }
+    return to_markdown(pd.DataFrame.from_dict(rows, orient="index"), "method")
+
+
+def model_speed() -> str:
+    """Training rows per second, a table for each setting that was measured."""
+    parts = []
+    for setting, record in _read("model_speed").items():
+        rows = {
+            name: {
+                "rows/s": f"{m['rows_per_second']:,}",
+                "ms a step": f"{m['ms_per_step']:.1f}",
+                "cost, Base = 1": f"{m['cost_relative_to_base']:.2f}",
+                "parameters": f"{m['parameters']:,}",
+            }
+            for name, m in record["models"].items()
+        }
+        table = to_markdown(pd.DataFrame.from_dict(rows, orient="index"), "model")
+        parts.append(f"{setting}:\n\n{table}")
+    return "\n\n".join(parts)
+
+
+def rq_kmeans() -> str:
+    """Time to fit and relative reconstruction error of residual quantisation."""
+    names = {"chained": "chained faiss.Kmeans", "ours": "RQKMeans", "residual": "beam 1"}
+    table: dict[str, dict[str, str]] = {}
+    for r in _read("rq_kmeans")["results"]:
+        row = table.setdefault(f"{r['rows']:,} x {r['dims']}", {})
+        name = names.get(r["quantizer"], r["quantizer"])
+        row[name] = f"{r['fit_s']:.2f} s ({r['fit_over_chained']:.2f} x), {r['error']:.4f}"
+    return to_markdown(pd.DataFrame.from_dict(table, orient="index"), "rows x dimensions")
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "gauc": gauc,
+    "model-speed": model_speed,
+    "rq-kmeans": rq_kmeans,
+    "ml-100k": lambda: markdown_tables(ROOT / "docs" / "records" / "ml-100k"),
+    "ml-1m": lambda: markdown_tables(ROOT / "docs" / "records" / "ml-1m"),
+}
+
+
+def rendered(text: str) -> str:
+    """The page with every table written anew."""
+    return BLOCK.sub(lambda m: f"{m[1]}\n{TABLES[m['name']]().strip()}\n\n{m[3]}", text)
+
+
+def main(check: bool) -> int:
+    """Write the pages, or only tell which are not up to date."""
+    stale = []
+    for page in PAGES:
+        old = page.read_text()
+        new = rendered(old)
+        if new != old:
+            stale.append(page.name)
+            if not check:
+                page.write_text(new)
+    print(f"{'not up to date' if check else 'written'}: {', '.join(stale) or 'none'}")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("--check" in sys.argv[1:]))
