@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recbole_choir.analysis import record as records
 from recbole_choir.analysis.report import console_report
@@ -88,8 +89,13 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(config: ChoirConfig) -> dict[str, Any]:
-    started = time.perf_counter()
     init_logging(config)
+    with logging_redirect_tqdm():  # log lines go above the progress bars, not through them
+        return _prepare_train_test(config)
+
+
+def _prepare_train_test(config: ChoirConfig) -> dict[str, Any]:
+    started = time.perf_counter()
     init_seed(config["seed"], config["reproducibility"])
     ensure_atomic_files(config)
 

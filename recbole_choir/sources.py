@@ -91,6 +91,11 @@ def ensure_semantic_table(
     overrides = dict(config["semantic"] or {})
     frames = dataset.semantic_frames()
     if config["use_llm_emb"] is False:
+        if overrides.get("input", "id_embedding") != "id_embedding":
+            raise ConfigError(
+                "use_llm_emb: False groups users by id embeddings; expected no semantic.input, "
+                f"got '{overrides['input']}'"
+            )
         recipe = semantic.load_recipe(config["semantic_recipe"], overrides)
         first = semantic.snapshot_times(frames[0]["timestamp"].to_numpy(), recipe)[0]
         path = id_vectors(config, float(first))

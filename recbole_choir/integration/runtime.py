@@ -24,8 +24,9 @@ def init_logging(config: Any) -> None:
             level=level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
         )
     logging.getLogger("recbole_choir").setLevel(level)
-    # faiss tells at INFO which instruction sets it could not load.
-    logging.getLogger("faiss").setLevel(max(level, logging.WARNING))
+    # At INFO they tell which instruction sets could not be loaded, and of every model they load.
+    for noisy in ("faiss", "sentence_transformers"):
+        logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
 
 
 def init_seed(seed: int, reproducibility: bool = True) -> None:
