@@ -177,6 +177,7 @@ def _prepare_train_test(config: ChoirConfig) -> dict[str, Any]:
                 users=predictions.users,
                 items=predictions.items,
                 segments=np.stack(list(masks.values()), axis=1),
+                segment_names=np.array(list(masks)),
             )
         if not config["quiet"]:
             console_report(content, path)

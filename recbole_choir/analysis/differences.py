@@ -37,12 +37,10 @@ def write_differences(
         DataError: A cell of a pair has no predictions.
     """
     cells: dict[tuple[str, str], list[Path]] = {}
-    names: list[str] = []
     for path in sorted(folder.glob("*.json")):
         record = records.read_json(path)
         if record.get("role") in ("seed", "average") and path.with_suffix(".npz").exists():
             cells.setdefault((record["dataset"], record["cell"]), []).append(path)
-            names = list(record["segments"])
     rows: list[dict[str, Any]] = []
     for dataset in sorted({d for d, _ in cells}):
         for cell, against in pairs:
@@ -57,7 +55,7 @@ def write_differences(
                         "cell": cell,
                         "against": against,
                         "segment": segment,
-                        **_compare(first, second, names.index(segment)),
+                        **_compare(first, second, segment),
                     }
                 )
     return records.write_json(folder / FILE, rows)
@@ -72,12 +70,12 @@ def _load(paths: Sequence[Path]) -> list[dict[str, np.ndarray]]:
 
 
 def _compare(
-    first: Sequence[dict[str, np.ndarray]], second: Sequence[dict[str, np.ndarray]], column: int
+    first: Sequence[dict[str, np.ndarray]], second: Sequence[dict[str, np.ndarray]], segment: str
 ) -> dict[str, Any]:
-    rows = second[0]["segments"][:, column]
     for other in (*first, *second):
         if not np.array_equal(other["labels"], second[0]["labels"]):
             raise DataError("differences: the cells were not scored on the same rows")
+    rows = second[0]["segments"][:, second[0]["segment_names"].tolist().index(segment)]
     users, labels = second[0]["users"][rows], second[0]["labels"][rows]
     ours = [run["scores"][rows] for run in first]
     theirs = [run["scores"][rows] for run in second]

@@ -27,7 +27,8 @@ def average_pair(first: Path, second: Path, name: str, target: Path) -> Path:
         DataError: The two runs were not scored on the same rows in the same order.
     """
     a, b = np.load(first.with_suffix(".npz")), np.load(second.with_suffix(".npz"))
-    for key in ("users", "items", "labels", "segments"):
+    same = ("users", "items", "labels", "segments", "segment_names")
+    for key in same:
         if not np.array_equal(a[key], b[key]):
             raise DataError(f"average of {first.name} and {second.name}: different {key}")
     base, other = records.read_json(first), records.read_json(second)
@@ -35,16 +36,16 @@ def average_pair(first: Path, second: Path, name: str, target: Path) -> Path:
     labels, users = a["labels"], a["users"]
     weighting = base["config"]["gauc_weighting"]
     segments = {}
-    for column, (segment, row) in enumerate(base["segments"].items()):
+    for column, segment in enumerate(a["segment_names"].tolist()):
         rows = a["segments"][:, column]
-        segments[segment] = dict(row)
+        segments[segment] = dict(base["segments"][segment])
         if rows.any():
             segments[segment]["auc"] = auc(labels[rows], scores[rows])
             segments[segment]["gauc"] = gauc(labels[rows], scores[rows], users[rows], weighting)
     np.savez_compressed(
         target.with_suffix(".npz"),
         scores=scores.astype(np.float32),
-        **{key: a[key] for key in ("users", "items", "labels", "segments")},
+        **{key: a[key] for key in same},
     )
     content: dict[str, Any] = {
         "cell": name,

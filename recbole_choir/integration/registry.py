@@ -31,8 +31,9 @@ _OTHER_KINDS = (
     "recbole.model.general_recommender",
     "recbole.model.sequential_recommender",
     "recbole.model.knowledge_aware_recommender",
-    "recbole.model.exlib_recommender",
 )
+# Importing this package imports both libraries of TREES, which are optional.
+_TREE_PACKAGE = "recbole.model.exlib_recommender"
 TREES = {"LightGBM": "lightgbm", "XGBoost": "xgboost"}
 
 _registered: dict[str, type] = {}
@@ -69,6 +70,8 @@ def register_model(cls: type) -> type:
             f"register_model({name}): the name is taken by {old.__module__}.{old.__qualname__}"
         )
     key = name.lower()
+    if key in (tree.lower() for tree in TREES):
+        raise ConfigError(f"register_model({name}): RecBole has a model of this name")
     alias = f"{RECBOLE_PACKAGE}.{key}"
     for package in (RECBOLE_PACKAGE, *_OTHER_KINDS):
         full = f"{package}.{key}"
@@ -173,11 +176,11 @@ def model_class(name: str) -> Any:
         return _registered[name]
     package = RECBOLE_PACKAGE
     if kinds[name] == "tree":
-        package = _OTHER_KINDS[-1]
-        # RecBole imports the library inside the trainer, long after the data was prepared.
-        if importlib.util.find_spec(TREES[name]) is None:
+        package = _TREE_PACKAGE
+        missing = [lib for lib in TREES.values() if importlib.util.find_spec(lib) is None]
+        if missing:
             raise ConfigError(
-                f"model '{name}' needs the package {TREES[name]}: "
-                "pip install 'recbole-choir[trees]'"
+                f"model '{name}' needs the packages lightgbm and xgboost, "
+                f"got no {' and no '.join(missing)}: pip install 'recbole-choir[trees]'"
             )
     return getattr(importlib.import_module(f"{package}.{name.lower()}"), name)

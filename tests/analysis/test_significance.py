@@ -55,10 +55,11 @@ def _record(folder: Path, name: str, seed: int, scores: list[float], users: list
                 "dataset": "d",
                 "seed": seed,
                 "config": {"gauc_weighting": "impressions"},
+                # Not in the order of the columns: a record's keys are sorted when written.
                 "segments": {
-                    "all": row,
-                    "low": {**row, "rows": 2},
                     "new": {**row, "rows": 0},
+                    "low": {**row, "rows": 2},
+                    "all": row,
                 },
             }
         )
@@ -71,6 +72,7 @@ def _record(folder: Path, name: str, seed: int, scores: list[float], users: list
         users=np.array(users),
         items=np.arange(4),
         segments=segments,
+        segment_names=np.array(["all", "low", "new"]),
     )
     return path
 

@@ -211,6 +211,32 @@ except ImportError as error:
     assert "pip install --no-deps recbole==1.2.1" in message
 
 
+def test_everything_but_the_trees_works_without_their_libraries() -> None:
+    code = """
+import sys
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("lightgbm", "xgboost"):
+            raise ModuleNotFoundError(name, name=name)
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: (
+    None if name in ("lightgbm", "xgboost") else find(name, package))
+sys.meta_path.insert(0, Hide())
+from recbole_choir.errors import ConfigError
+from recbole_choir.integration import get_trainer, ChoirConfig, known_models
+assert {"ChoirRec", "DeepFM", "LightGBM"} <= set(known_models())
+print(get_trainer(ChoirConfig(model="ChoirRec", dataset="ml-100k")).__name__)
+try:
+    ChoirConfig(model="LightGBM", dataset="ml-100k")
+except ConfigError as error:
+    print(error)
+"""
+    trainer, message = run_python(code).splitlines()[-2:]
+    assert trainer == "ChoirTrainer"
+    assert "got no lightgbm and no xgboost: pip install 'recbole-choir[trees]'" in message
+
+
 def test_dataset_adapters_are_part_of_the_package() -> None:
     import importlib
 

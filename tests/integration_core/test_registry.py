@@ -163,7 +163,7 @@ def test_a_missing_tree_library_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         "find_spec",
         lambda name, package=None: None if name == "xgboost" else find(name, package),
     )
-    with pytest.raises(ConfigError, match=r"needs the package xgboost: pip install"):
+    with pytest.raises(ConfigError, match=r"got no xgboost: pip install"):
         model_class("XGBoost")
 
 
