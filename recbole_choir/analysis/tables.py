@@ -41,6 +41,30 @@ def differences(folder: Path, dataset: str) -> pd.DataFrame:
     return pd.DataFrame.from_dict(table, orient="index")
 
 
+GATES = {
+    "frac_qualified": "qualified",
+    "frac_margin_active": "margin active",
+    "mean_alpha_distill": "alpha_distill",
+    "mean_alpha_fusion_level_1": "alpha_fusion, level 1",
+    "mean_alpha_fusion_level_5": "alpha_fusion, level 5",
+}
+
+
+def gates(folder: Path, dataset: str) -> pd.DataFrame:
+    """What the gates did in the last epoch, averaged over seeds; a row per cell that has gates."""
+    rows = []
+    for path in sorted(folder.glob("*.json")):
+        record = records.read_json(path)
+        history = record.get("history") or [{}]
+        seen = history[-1].get("diagnostics") or {}
+        if record.get("dataset") == dataset and record.get("role") == "seed" and seen:
+            rows.append({"cell": record["cell"], **{GATES[k]: seen.get(k) for k in GATES}})
+    if not rows:
+        return pd.DataFrame()
+    mean = pd.DataFrame(rows).groupby("cell", sort=False).mean()
+    return mean.map(lambda v: "" if pd.isna(v) else f"{v:.3f}")
+
+
 def _mean_std(values: pd.Series, digits: int = 4) -> str:
     values = values.astype(float).dropna()
     if values.empty:
@@ -91,4 +115,8 @@ def markdown_tables(folder: Path, metrics: Iterable[str] = ("gauc", "auc")) -> s
         if len(gaps):
             title = f"**{dataset}, differences in test GAUC, paired bootstrap over users, 95 %**"
             parts.append(f"{title}\n\n{to_markdown(gaps, 'difference')}\n")
+        behaviour = gates(folder, dataset)
+        if len(behaviour):
+            title = f"**{dataset}, gates in the last epoch, training rows**"
+            parts.append(f"{title}\n\n{to_markdown(behaviour, 'model')}\n")
     return "\n".join(parts)

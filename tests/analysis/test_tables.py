@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recbole_choir.analysis.tables import comparison, load_records, markdown_tables
+from recbole_choir.analysis.tables import comparison, gates, load_records, markdown_tables
 
 
 @pytest.fixture
@@ -41,3 +41,17 @@ def test_markdown_names_dataset_and_metric(folder: Path) -> None:
     assert "**d, test GAUC**" in text
     assert "| Base | 2 | 0.5500 ± 0.0707 |" in text
     assert "| Broken | failed |" in text
+
+
+def test_gates_of_the_last_epoch_averaged_over_seeds(tmp_path: Path) -> None:
+    for seed, last in ((1, 0.2), (2, 0.4)):
+        history = [
+            {"diagnostics": {"frac_qualified": 0.9}},
+            {"diagnostics": {"frac_qualified": last}},
+        ]
+        content = {"dataset": "d", "cell": "C", "seed": seed, "role": "seed", "history": history}
+        (tmp_path / f"{seed}.json").write_text(json.dumps(content))
+    (tmp_path / "base.json").write_text(json.dumps({"dataset": "d", "cell": "B", "role": "seed"}))
+    table = gates(tmp_path, "d")
+    assert table.loc["C", "qualified"] == "0.300"
+    assert list(table.index) == ["C"], "a model without gates has no row"
