@@ -73,6 +73,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "rq-kmeans": rq_kmeans,
     "ml-100k": lambda: markdown_tables(ROOT / "docs" / "records" / "ml-100k"),
     "ml-1m": lambda: markdown_tables(ROOT / "docs" / "records" / "ml-1m"),
+    "ml-100k-ablation": lambda: markdown_tables(ROOT / "docs" / "records" / "ml-100k-ablation"),
 }
 
 
