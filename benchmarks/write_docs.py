@@ -67,10 +67,29 @@ def rq_kmeans() -> str:
     return to_markdown(pd.DataFrame.from_dict(table, orient="index"), "rows x dimensions")
 
 
+def groups() -> str:
+    """What groupings know before any model is trained."""
+    table: dict[str, dict[str, str]] = {}
+    for path in sorted((ROOT / "docs" / "records" / "quality").glob("*.json")):
+        quality = json.loads(path.read_text())
+        lift = {row["segment"]: row for row in quality["lift_gauc"]}
+        last = quality["snapshots"][-1]
+        table[path.stem.replace("-", " ").replace("ml ", "ml-")] = {
+            "groups": str(last["groups"]),
+            "rows with a group": f"{lift['all']['with_group']:.1%}",
+            "all": f"{lift['all']['gauc']:.4f} ({lift['all']['random']:.4f})",
+            "level 5": f"{lift['level_5']['gauc']:.4f} ({lift['level_5']['random']:.4f})",
+            "attribute mode": f"{last['attribute_consistency']['mean']:.1%}",
+            "of all users": f"{last['attribute_consistency']['population']:.1%}",
+        }
+    return to_markdown(pd.DataFrame.from_dict(table, orient="index"), "dataset, input")
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "gauc": gauc,
     "model-speed": model_speed,
     "rq-kmeans": rq_kmeans,
+    "groups": groups,
     "ml-100k": lambda: markdown_tables(ROOT / "docs" / "records" / "ml-100k"),
     "ml-1m": lambda: markdown_tables(ROOT / "docs" / "records" / "ml-1m"),
     "ml-100k-ablation": lambda: markdown_tables(ROOT / "docs" / "records" / "ml-100k-ablation"),
