@@ -67,6 +67,16 @@ def rq_kmeans() -> str:
     return to_markdown(pd.DataFrame.from_dict(table, orient="index"), "rows x dimensions")
 
 
+def data_path() -> str:
+    """Seconds from files to batches."""
+    record = _read("data_path")
+    rows = {name: {"seconds": f"{seconds:.2f}"} for name, seconds in record["seconds"].items()}
+    table = to_markdown(pd.DataFrame.from_dict(rows, orient="index"), "step")
+    speed = record["batches_rows_per_second"]
+    total = sum(record["rows"].values())
+    return f"{total:,} rows; batches of {record['batch']} at {speed:,} rows/s:\n\n{table}"
+
+
 def groups() -> str:
     """What groupings know before any model is trained."""
     table: dict[str, dict[str, str]] = {}
@@ -90,6 +100,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "model-speed": model_speed,
     "rq-kmeans": rq_kmeans,
     "groups": groups,
+    "data-path": data_path,
     "ml-100k": lambda: markdown_tables(ROOT / "docs" / "records" / "ml-100k"),
     "ml-1m": lambda: markdown_tables(ROOT / "docs" / "records" / "ml-1m"),
     "ml-100k-ablation": lambda: markdown_tables(ROOT / "docs" / "records" / "ml-100k-ablation"),

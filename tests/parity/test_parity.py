@@ -2,8 +2,8 @@
 
 Each environment compares itself with the committed figures; with ``PARITY_OUT=FILE`` it also
 writes its own, and ``python tests/parity/compare.py NEW OLD`` compares two of them to 4 decimals.
-The committed figures come from ``PARITY_OUT=/tmp/new pytest -m parity`` and
-``python tests/parity/compare.py /tmp/new > tests/parity/expected.json``.
+The committed figures come from ``PARITY_OUT=new pytest -m parity`` and
+``python tests/parity/compare.py new > tests/parity/expected.json``.
 """
 
 from __future__ import annotations
