@@ -101,6 +101,7 @@ KINDS: dict[str, str] = {
     "title_field": "str|null",
     "lr_final": "float|null",
     "raw_data_path": "str|null",
+    "resume": "str|null",
     "semantic_table": "str|null",
     "semantic": "dict|null",
 }

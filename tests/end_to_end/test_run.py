@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from recbole_choir.cli import main
+from recbole_choir.integration.trainer import ChoirTrainer
 from recbole_choir.quick_start import run
 
 # The first fortnight: 9,500 rows, so that a run takes a second or two.
@@ -72,6 +73,29 @@ def test_group_statistics_reach_base_and_choirrec(tmp_path: Path) -> None:
     assert with_stats["test_result"]["auc"] != plain["test_result"]["auc"]
     more = run("ChoirRec", "ml-100k", config_dict=settings(tmp_path, variant="stats", **stats))
     assert 0 < more["test_result"]["auc"] < 1
+
+
+def test_a_killed_run_goes_on_from_its_last_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run("Base", "ml-100k", config_dict=settings(tmp_path / "whole", epochs=3))
+    fit_epoch = ChoirTrainer._fit_epoch
+
+    def killed(self: ChoirTrainer, train_data: Any, epoch: int, *rest: Any) -> dict[str, Any]:
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return fit_epoch(self, train_data, epoch, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ChoirTrainer, "_fit_epoch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run("Base", "ml-100k", config_dict=settings(tmp_path / "part", epochs=3))
+    (last,) = (tmp_path / "part" / "saved").glob("*-last.pth")
+    part = settings(tmp_path / "part", epochs=3, resume=str(last))
+    resumed = run("Base", "ml-100k", config_dict=part)
+    assert resumed["test_result"] == whole["test_result"]
+    assert resumed["best_valid_score"] == whole["best_valid_score"]
+    assert resumed["record"]["segments"] == whole["record"]["segments"]
 
 
 def test_without_llm_embeddings_groups_come_from_a_trained_base(tmp_path: Path) -> None:
