@@ -20,7 +20,6 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recbole_choir.analysis import record as records
 from recbole_choir.analysis.report import console_report
-from recbole_choir.errors import ConfigError
 from recbole_choir.evaluator import Segments
 from recbole_choir.integration import (
     ChoirConfig,
@@ -113,8 +112,6 @@ def _prepare_train_test(config: ChoirConfig) -> dict[str, Any]:
     model = create_model(config, data)
     trainer = get_trainer(config)(config, model)
     if config["resume"]:
-        if not hasattr(trainer, "resume_checkpoint"):
-            raise ConfigError(f"resume: {config['model']} is fitted in one go, expected no resume")
         trainer.resume_checkpoint(config["resume"])
     best_score, best_valid = trainer.fit(
         train, valid, saved=True, show_progress=config["show_progress"]
