@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,15 +12,16 @@ from typing import Any, Final
 import numpy as np
 import torch
 from recbole.trainer.trainer import AbstractTrainer, Trainer
-from recbole.utils import EvaluatorType, ModelType, early_stopping, get_local_time
+from recbole.utils import EvaluatorType, ModelType, early_stopping
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 from recbole_choir.errors import ConfigError, DataError, nearest
-from recbole_choir.integration import checkpoint, distributed
+from recbole_choir.integration import distributed
 from recbole_choir.integration.loss_meter import LossMeter, TrainingError
 from recbole_choir.integration.metrics import LabelledEvaluator, data_struct
 from recbole_choir.integration.predictions import Predictions, predict_rows
+from recbole_choir.integration.resumption import Resumable
 from recbole_choir.integration.schedule import check_schedule, learning_rate_at
 from recbole_choir.integration.training_log import (
     Trackers,
@@ -49,7 +49,7 @@ class _LossModule(torch.nn.Module):
         return self.model.calculate_loss(interaction)  # type: ignore[operator]
 
 
-class ChoirTrainer(Trainer):
+class ChoirTrainer(Resumable, Trainer):
     """RecBole's trainer for labelled rows, without its costs per step and with exact resumption.
 
     What differs from ``recbole.trainer.Trainer``:
@@ -124,22 +124,6 @@ class ChoirTrainer(Trainer):
 
         self.trackers = Trackers(config)
         self.tensorboard = self.trackers.tensorboard
-
-    def _new_checkpoint_name(self) -> str:
-        """A name of its own for every run, the same in all its processes.
-
-        RecBole's has the model and the second, so that runs started together overwrite each other.
-        """
-        parts = (self.config["model"], self.config["dataset"], self.config["seed"])
-        stem = "-".join(str(part) for part in parts if part is not None)
-        name = f"{stem}-{get_local_time()}-{os.getpid()}.pth"
-        return os.path.join(self.checkpoint_dir, distributed.all_gather_objects(name)[0])
-
-    @property
-    def last_model_file(self) -> str:
-        """The checkpoint of the last finished epoch, to resume from."""
-        path = Path(self.saved_model_file)
-        return str(path.with_name(f"{path.stem}-last{path.suffix}"))
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         """Build the optimiser; Adagrad with TensorFlow's initial accumulator (PAPER_GAPS C7)."""
@@ -429,111 +413,6 @@ class ChoirTrainer(Trainer):
         result = self.evaluator.evaluate(data_struct(self.predictions))
         self.trackers.evaluation(result)
         return result
-
-    # --- checkpoints -----------------------------------------------------------------------------
-
-    def _load(self, path: str | Path) -> checkpoint.Checkpoint:
-        return checkpoint.load(
-            path,
-            map_location=self.device,
-            trust_pickle=bool(self.config["trust_pickle"]),
-            expect_model=self.config["model"],
-        )
-
-    def _load_weights(self, path: str | Path) -> checkpoint.Checkpoint:
-        state = self._load(path)
-        self.model.load_state_dict(state.state_dict)
-        self.model.load_other_parameter(state.extra.get("other_parameter"))
-        return state
-
-    def _save_checkpoint(
-        self, epoch: int, verbose: bool = True, best: bool = True, **kwargs: Any
-    ) -> None:
-        """Write ``<name>-last.pth``, and the best checkpoint if this is the best epoch."""
-        rng = distributed.all_gather_objects(checkpoint.rng_state())
-        files = [kwargs["saved_model_file"]] if "saved_model_file" in kwargs else []
-        if not files:
-            files = [self.last_model_file] + ([self.saved_model_file] if best else [])
-        if distributed.rank() == 0:
-            finite = np.isfinite(self.best_valid_score)
-            for path in files:
-                checkpoint.save(
-                    path,
-                    model=self.config["model"],
-                    state_dict=self.model.state_dict(),
-                    config=self.config.plain(),
-                    optimizer=self.optimizer.state_dict(),
-                    epoch=epoch,
-                    cur_step=self.cur_step,
-                    best_valid_score=self.best_valid_score if finite else None,
-                    best_valid_result=self.best_valid_result,
-                    rng=rng[0],
-                    extra={
-                        "other_parameter": self.model.other_parameter(),
-                        "scaler": self.scaler.state_dict(),
-                        "history": self.history,
-                        "stopped": bool(self._stopped),
-                        "best_file": Path(self.saved_model_file).name,
-                        "rng_of_ranks": rng,
-                        "loader": self._loader_random_state(),
-                    },
-                )
-            if verbose:
-                self.logger.info("Saved %s", files[-1])
-        distributed.barrier()
-
-    def resume_checkpoint(self, resume_file: str | Path) -> None:
-        """Go on where a run stopped; call it before :meth:`fit`.
-
-        From ``<name>-last.pth`` of a run with the same configuration and number of processes, the
-        result has the same bits as without the interruption.
-
-        Args:
-            resume_file: A checkpoint of this trainer.
-
-        Raises:
-            CheckpointError: If it is missing, damaged or of another model.
-        """
-        state = self._load_weights(resume_file)
-        if state.optimizer is not None:
-            self.optimizer.load_state_dict(state.optimizer)
-        if state.extra.get("scaler"):
-            self.scaler.load_state_dict(state.extra["scaler"])
-        self.start_epoch = state.epoch + 1
-        self.cur_step = state.cur_step
-        if state.best_valid_score is not None:
-            self.best_valid_score = state.best_valid_score
-        self.best_valid_result = state.best_valid_result
-        self.history = [dict(entry) for entry in state.extra.get("history", [])]
-        self._stopped = bool(state.extra.get("stopped", False))
-        self._loader_state = state.extra.get("loader")
-        best_file = state.extra.get("best_file") or Path(resume_file).name
-        self.saved_model_file = str(Path(resume_file).with_name(best_file))
-        states = state.extra.get("rng_of_ranks") or ([state.rng] if state.rng else [])
-        if len(states) == distributed.world_size():
-            checkpoint.set_rng_state(states[distributed.rank()])
-        else:
-            self.logger.warning(
-                "%s holds the random state of %d processes, this run has %d: it goes on with other "
-                "random numbers",
-                resume_file,
-                len(states),
-                distributed.world_size(),
-            )
-        self.logger.info("Resuming from epoch %d of %s", self.start_epoch, resume_file)
-
-    def _loader_random_state(self) -> torch.Tensor | None:
-        """State of a torch loader's own generator; a loader with ``set_epoch`` needs none."""
-        generator = getattr(self._train_data, "generator", None)
-        if hasattr(self._train_data, "set_epoch") or generator is None:
-            return None
-        return generator.get_state()
-
-    def _restore_loader(self) -> None:
-        generator = getattr(self._train_data, "generator", None)
-        if self._loader_state is not None and generator is not None:
-            generator.set_state(self._loader_state.cpu())
-        self._loader_state = None
 
 
 def _grad_scaler(device: torch.device, enabled: bool) -> Any:

@@ -90,6 +90,8 @@ class ChoirRecommender(ContextRecommender):
                 f"got {type(dataset).__name__}"
             )
         self.inputs_schema = inputs.schema
+        # Group ids and group statistics mean nothing with another table: checkpoints name theirs.
+        self.table_fingerprint: str | None = getattr(inputs.groups, "fingerprint", None)
         self.history_length = int(inputs.history_length)
         self.USER_ID = config["USER_ID_FIELD"]
         self.ITEM_ID = config["ITEM_ID_FIELD"]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from recbole_choir.cli import main
+from recbole_choir.errors import CheckpointError
 from recbole_choir.integration.trainer import ChoirTrainer
 from recbole_choir.quick_start import run
 
@@ -96,6 +97,15 @@ def test_a_killed_run_goes_on_from_its_last_epoch(
     assert resumed["test_result"] == whole["test_result"]
     assert resumed["best_valid_score"] == whole["best_valid_score"]
     assert resumed["record"]["segments"] == whole["record"]["segments"]
+
+
+def test_a_checkpoint_of_another_table_is_refused(tmp_path: Path) -> None:
+    run("ChoirRec", "ml-100k", config_dict=settings(tmp_path, epochs=2))
+    (last,) = (tmp_path / "saved").glob("*-last.pth")
+    other = {"input": "random", "n_snapshots": 2, "seed": 5}
+    more = settings(tmp_path, epochs=2, resume=str(last), semantic=other)
+    with pytest.raises(CheckpointError, match=r"trained with semantic table \w+, this run has \w+"):
+        run("ChoirRec", "ml-100k", config_dict=more)
 
 
 def test_without_llm_embeddings_groups_come_from_a_trained_base(tmp_path: Path) -> None:

@@ -1,0 +1,169 @@
+"""Checkpoints of a trainer: what is written after each epoch, and how a run goes on from it."""
+
+from __future__ import annotations
+
+import os
+from logging import Logger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.utils import get_local_time
+
+from recbole_choir.errors import CheckpointError
+from recbole_choir.integration import checkpoint, distributed
+
+
+class Resumable:
+    """The part of a trainer that saves its state and restores it, bit for bit.
+
+    Two files a run: ``<name>.pth``, the best epoch, and ``<name>-last.pth``, the last one, to
+    resume from. A mixin: the attributes below belong to the trainer.
+    """
+
+    config: Any
+    model: Any
+    optimizer: Any
+    scaler: Any
+    device: torch.device
+    logger: Logger
+    checkpoint_dir: str
+    saved_model_file: str
+    start_epoch: int
+    cur_step: int
+    best_valid_score: float
+    best_valid_result: dict[str, float] | None
+    history: list[dict[str, Any]]
+    _stopped: bool
+    _train_data: Any
+    _loader_state: torch.Tensor | None
+
+    def _new_checkpoint_name(self) -> str:
+        """A name of its own for every run, the same in all its processes.
+
+        RecBole's has the model and the second, so that runs started together overwrite each other.
+        """
+        parts = (self.config["model"], self.config["dataset"], self.config["seed"])
+        stem = "-".join(str(part) for part in parts if part is not None)
+        name = f"{stem}-{get_local_time()}-{os.getpid()}.pth"
+        return os.path.join(self.checkpoint_dir, distributed.all_gather_objects(name)[0])
+
+    @property
+    def last_model_file(self) -> str:
+        """The checkpoint of the last finished epoch, to resume from."""
+        path = Path(self.saved_model_file)
+        return str(path.with_name(f"{path.stem}-last{path.suffix}"))
+
+    def _load(self, path: str | Path) -> checkpoint.Checkpoint:
+        return checkpoint.load(
+            path,
+            map_location=self.device,
+            trust_pickle=bool(self.config["trust_pickle"]),
+            expect_model=self.config["model"],
+        )
+
+    def _load_weights(self, path: str | Path) -> checkpoint.Checkpoint:
+        state = self._load(path)
+        trained_on, here = state.extra.get("table"), self._table()
+        if trained_on is not None and trained_on != here:
+            raise CheckpointError(
+                f"{path}: trained with semantic table {trained_on}, this run has {here}"
+            )
+        self.model.load_state_dict(state.state_dict)
+        self.model.load_other_parameter(state.extra.get("other_parameter"))
+        return state
+
+    def _save_checkpoint(
+        self, epoch: int, verbose: bool = True, best: bool = True, **kwargs: Any
+    ) -> None:
+        """Write ``<name>-last.pth``, and the best checkpoint if this is the best epoch."""
+        rng = distributed.all_gather_objects(checkpoint.rng_state())
+        files = [kwargs["saved_model_file"]] if "saved_model_file" in kwargs else []
+        if not files:
+            files = [self.last_model_file] + ([self.saved_model_file] if best else [])
+        if distributed.rank() == 0:
+            finite = np.isfinite(self.best_valid_score)
+            for path in files:
+                checkpoint.save(
+                    path,
+                    model=self.config["model"],
+                    state_dict=self.model.state_dict(),
+                    config=self.config.plain(),
+                    optimizer=self.optimizer.state_dict(),
+                    epoch=epoch,
+                    cur_step=self.cur_step,
+                    best_valid_score=self.best_valid_score if finite else None,
+                    best_valid_result=self.best_valid_result,
+                    rng=rng[0],
+                    extra={
+                        "other_parameter": self.model.other_parameter(),
+                        "scaler": self.scaler.state_dict(),
+                        "history": self.history,
+                        "stopped": bool(self._stopped),
+                        "best_file": Path(self.saved_model_file).name,
+                        "rng_of_ranks": rng,
+                        "loader": self._loader_random_state(),
+                        "table": self._table(),
+                    },
+                )
+            if verbose:
+                self.logger.info("Saved %s", files[-1])
+        distributed.barrier()
+
+    def resume_checkpoint(self, resume_file: str | Path) -> None:
+        """Go on where a run stopped; call it before :meth:`fit`.
+
+        From ``<name>-last.pth`` of a run with the same configuration and number of processes, the
+        result has the same bits as without the interruption.
+
+        Args:
+            resume_file: A checkpoint of this trainer.
+
+        Raises:
+            CheckpointError: If it is missing, damaged or of another model.
+        """
+        state = self._load_weights(resume_file)
+        if state.optimizer is not None:
+            self.optimizer.load_state_dict(state.optimizer)
+        if state.extra.get("scaler"):
+            self.scaler.load_state_dict(state.extra["scaler"])
+        self.start_epoch = state.epoch + 1
+        self.cur_step = state.cur_step
+        if state.best_valid_score is not None:
+            self.best_valid_score = state.best_valid_score
+        self.best_valid_result = state.best_valid_result
+        self.history = [dict(entry) for entry in state.extra.get("history", [])]
+        self._stopped = bool(state.extra.get("stopped", False))
+        self._loader_state = state.extra.get("loader")
+        best_file = state.extra.get("best_file") or Path(resume_file).name
+        self.saved_model_file = str(Path(resume_file).with_name(best_file))
+        states = state.extra.get("rng_of_ranks") or ([state.rng] if state.rng else [])
+        if len(states) == distributed.world_size():
+            checkpoint.set_rng_state(states[distributed.rank()])
+        else:
+            self.logger.warning(
+                "%s holds the random state of %d processes, this run has %d: it goes on with other "
+                "random numbers",
+                resume_file,
+                len(states),
+                distributed.world_size(),
+            )
+        self.logger.info("Resuming from epoch %d of %s", self.start_epoch, resume_file)
+
+    def _table(self) -> str | None:
+        """Fingerprint of the semantic table the model was built with, if any."""
+        return getattr(self.model, "table_fingerprint", None)
+
+    def _loader_random_state(self) -> torch.Tensor | None:
+        """State of a torch loader's own generator; a loader with ``set_epoch`` needs none."""
+        generator = getattr(self._train_data, "generator", None)
+        if hasattr(self._train_data, "set_epoch") or generator is None:
+            return None
+        return generator.get_state()
+
+    def _restore_loader(self) -> None:
+        generator = getattr(self._train_data, "generator", None)
+        if self._loader_state is not None and generator is not None:
+            generator.set_state(self._loader_state.cpu())
+        self._loader_state = None
