@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recbole_choir.analysis import record as records
@@ -155,7 +156,7 @@ def _prepare_train_test(config: ChoirConfig) -> dict[str, Any]:
         "config_hash": records.config_hash(plain),
         "rows": data.split_sizes(),
         "table": None if table is None else {"fingerprint": getattr(groups, "fingerprint", None)},
-        "parameters": model.parameter_count() if hasattr(model, "parameter_count") else None,
+        "parameters": _parameter_count(model),
         "best_valid": dict(best_valid or {}),
         "test": dict(test_result),
         "segments": report,
@@ -239,6 +240,13 @@ def train_id_vectors(config: ChoirConfig, before: float) -> Path:
     )
     os.replace(temporary, out)
     return out
+
+
+def _parameter_count(model: Any) -> int | None:
+    """Trainable and frozen weights of a network; None for a tree model."""
+    if not isinstance(model, torch.nn.Module):
+        return None
+    return sum(p.numel() for p in model.parameters())
 
 
 def _record_path(config: ChoirConfig, content: dict[str, Any]) -> Path:

@@ -14,6 +14,7 @@ from recbole_choir.paths import properties_dir
 logger = logging.getLogger("recbole_choir")
 
 CARRIED_BY_RECBOLE = "ml-100k"
+DEFAULT_DATA_PATH = "dataset"
 
 
 def _adapters() -> Any:
@@ -21,13 +22,26 @@ def _adapters() -> Any:
     return importlib.import_module("recbole_choir.dataset_adapters")
 
 
-def known_datasets(data_path: str | Path = "dataset") -> set[str]:
-    """Names of datasets that can be run: adapters, our YAML files, folders with atomic files."""
+def has_atomic_files(folder: Path) -> bool:
+    """Whether a dataset's folder holds its interactions, whole or pre-split into parts."""
+    return any(folder.glob(f"{folder.name}.*inter"))
+
+
+def known_datasets(data_path: str | Path = DEFAULT_DATA_PATH) -> set[str]:
+    """Names that ``dataset`` may take.
+
+    Args:
+        data_path: RecBole's ``data_path``: a folder with one folder a dataset.
+
+    Returns:
+        ml-100k (RecBole's package carries it), the datasets with an adapter or a YAML file here,
+        and the folders in ``data_path`` that hold atomic files, pre-split ones included.
+    """
     names = {CARRIED_BY_RECBOLE, *_adapters().adapters()}
     names |= {p.stem for p in (properties_dir() / "dataset").glob("*.yaml")}
     root = Path(data_path)
     if root.is_dir():
-        names |= {p.name for p in root.iterdir() if (p / f"{p.name}.inter").is_file()}
+        names |= {p.name for p in root.iterdir() if has_atomic_files(p)}
     return names
 
 
@@ -47,7 +61,7 @@ def ensure_atomic_files(config: Any) -> Path:
     """
     name = str(config["dataset"])
     folder = Path(config["data_path"])
-    if (folder / f"{name}.inter").is_file():
+    if has_atomic_files(folder):
         return folder
     adapters = _adapters()
     if name not in adapters.adapters():

@@ -9,7 +9,7 @@ import numpy as np
 
 from recbole_choir.analysis import record as records
 from recbole_choir.errors import DataError
-from recbole_choir.evaluator import auc, gauc
+from recbole_choir.evaluator import segment_metrics
 
 
 def average_pair(first: Path, second: Path, name: str, target: Path) -> Path:
@@ -33,15 +33,13 @@ def average_pair(first: Path, second: Path, name: str, target: Path) -> Path:
             raise DataError(f"average of {first.name} and {second.name}: different {key}")
     base, other = records.read_json(first), records.read_json(second)
     scores = (a["scores"].astype(np.float64) + b["scores"]) / 2
-    labels, users = a["labels"], a["users"]
-    weighting = base["config"]["gauc_weighting"]
+    labels, users = a["labels"].astype(bool), a["users"]
     segments = {}
     for column, segment in enumerate(a["segment_names"].tolist()):
         rows = a["segments"][:, column]
-        segments[segment] = dict(base["segments"][segment])
-        if rows.any():
-            segments[segment]["auc"] = auc(labels[rows], scores[rows])
-            segments[segment]["gauc"] = gauc(labels[rows], scores[rows], users[rows], weighting)
+        segments[segment] = segment_metrics(
+            users[rows], labels[rows], scores[rows], base["config"]["gauc_weighting"]
+        )
     np.savez_compressed(
         target.with_suffix(".npz"),
         scores=scores.astype(np.float32),

@@ -13,7 +13,7 @@ from recbole_choir.evaluator.gauc import (
 )
 from recbole_choir.evaluator.metrics import auc, logloss
 from recbole_choir.evaluator.pairs import PairCounts
-from recbole_choir.evaluator.segments import SEGMENT_COLUMNS, Segments
+from recbole_choir.evaluator.segments import SEGMENT_COLUMNS, Segments, segment_metrics
 
 __all__ = [
     "SEGMENT_COLUMNS",
@@ -26,6 +26,7 @@ __all__ = [
     "gauc",
     "gauc_report",
     "logloss",
+    "segment_metrics",
     "user_auc",
     "weighted_mean_auc",
 ]

@@ -182,15 +182,24 @@ class Segments:
         u = check_groups(users, y.size, "users")
         i = check_groups(items, y.size, "items")
         return {
-            name: _row(u[mask], y[mask], s[mask], weighting)
+            name: segment_metrics(u[mask], y[mask], s[mask], weighting)
             for name, mask in self.masks(u, i).items()
         }
 
 
-def _row(
+def segment_metrics(
     users: npt.NDArray[Any], y: Bools, s: npt.NDArray[Any], weighting: str
 ) -> dict[str, float]:
-    """Metrics of one segment; counts are ints, so that a record shows them as such."""
+    """Metrics of one segment, :data:`SEGMENT_COLUMNS`.
+
+    Counts are ints, so that a record shows them as such.
+
+    Args:
+        users: User of each row of the segment, ``[n]``.
+        y: bool ``[n]``, True for positives.
+        s: Scores ``[n]``.
+        weighting: Weight of a user in ``gauc``.
+    """
     nan = float("nan")
     if y.size == 0:
         return dict(zip(SEGMENT_COLUMNS, (nan, nan, nan, 0, 0, nan, 0)))

@@ -18,37 +18,18 @@ import torch
 from recbole.config import Config
 from recbole.utils import EvaluatorType, ModelType
 
-from recbole_choir import sources
 from recbole_choir.errors import ConfigError
 from recbole_choir.integration import compat, config_checks
 from recbole_choir.integration.cli import Merge, YamlLoader, merged, parse_cli
 from recbole_choir.integration.registry import TREES, model_class
 from recbole_choir.paths import properties_dir
+from recbole_choir.sources import DEFAULT_DATA_PATH, known_datasets
 
 __all__ = ["ChoirConfig", "known_datasets", "parse_cli"]
 
 # Of these mappings a layer may give single entries; the others are replaced as a whole, as in
 # RecBole. Dotted keys (--load_col.user=[age]) reach single entries of any mapping.
 _MERGED_KEYS = ("eval_args", "semantic")
-
-DEFAULT_DATA_PATH = "dataset/"
-
-
-def known_datasets(data_path: str | Path = DEFAULT_DATA_PATH) -> set[str]:
-    """Names that ``dataset`` may take.
-
-    Args:
-        data_path: RecBole's ``data_path``: a folder with one folder a dataset.
-
-    Returns:
-        ml-100k (RecBole's package carries it), the datasets with an adapter or a YAML file here,
-        and the folders in ``data_path`` that hold atomic files, pre-split ones included.
-    """
-    names = set(sources.known_datasets(data_path))
-    root = Path(data_path)
-    if root.is_dir():
-        names |= {p.name for p in root.iterdir() if any(p.glob(f"{p.name}.*inter"))}
-    return names
 
 
 def _lay(below: dict[str, Any], above: Mapping[str, Any]) -> None:

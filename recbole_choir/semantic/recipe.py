@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.paths import properties_dir
-from recbole_choir.semantic.fingerprint import fingerprint_json
 
 DEFAULT_RECIPE = "embedded"
 
@@ -116,10 +115,6 @@ class Recipe(BaseModel):
             raise ConfigError(
                 f"recipe.agg_level: expected 'backoff' or 1..{self.n_levels}, got {self.agg_level}"
             )
-
-    def name_hash(self) -> str:
-        """Short name for files: the input and a fingerprint of all fields (``text-1f0c...``)."""
-        return f"{self.input}-{fingerprint_json(self.model_dump(mode='json'))[:10]}"
 
     def clusters_for(self, n_users: int) -> list[int]:
         """Number of codewords at each level for that many users."""

@@ -89,6 +89,9 @@ def test_average_of_two_seeds_by_hand(tmp_path: Path) -> None:
     assert content["segments"]["all"]["auc"] == 0.5
     assert content["segments"]["low"]["gauc"] == 1.0
     assert content["segments"]["new"]["rows"] == 0
+    # Also what the tables do not show is that of the mean, not of one of its members.
+    assert content["segments"]["all"]["gauc_uniform"] == 0.5
+    assert content["segments"]["all"]["rows"] == 4
     assert content["seeds"] == [1, 2]
 
 

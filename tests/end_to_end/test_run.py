@@ -50,6 +50,7 @@ def test_record_holds_what_was_run(tmp_path: Path) -> None:
     low, rest = (record["segments"][s]["rows"] for s in ("low", "rest"))
     assert low + rest == record["segments"]["all"]["rows"] == record["rows"]["test"]
     assert record["table"]["fingerprint"]
+    assert record["parameters"] > 100_000
     assert {"frac_qualified", "mean_alpha_fusion"} <= set(record["history"][0]["diagnostics"])
     assert path.with_suffix(".npz").exists()
 
