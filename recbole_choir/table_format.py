@@ -5,13 +5,18 @@ A table is a folder::
     manifest.json          recipe, snapshots, sizes, fingerprints, versions
     users.parquet          snapshot, user_id, code_1 .. code_M, group_id
     groups.parquet         snapshot, group_id, level, size, n_events, attr_<field> .., sequence
-    items.parquet          item_id, code_1 .. code_M                     (optional)
+    items.parquet          snapshot, item_id, code_1 .. code_M, group_id, vector    (optional)
+    item_vectors.npy       float32 [V, d], the rows that ``vector`` counts from 0   (optional)
     embeddings.npy, codebooks.safetensors, profiles.jsonl, quality.json  (optional)
 
 Ids are the dataset's raw ids as text. ``code_l`` is -1 and ``group_id`` is null where a user has
 no group. ``group_id`` is the prefix of codes that the group stands for, joined by ``-``: ``"3"``,
 ``"3-5"``, ``"3-5-1"``. Snapshots count from 1 in the order of their times; everything in a snapshot
 was made from events strictly before its time.
+
+An item's ``group_id`` is the cluster it belongs to, ``vector`` the row of its content vector (-1:
+none). Items have levels and codewords of their own (``item_n_clusters`` in the manifest); a vector
+that stays the same over snapshots is stored once.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ MANIFEST: Final = "manifest.json"
 USERS: Final = "users.parquet"
 GROUPS: Final = "groups.parquet"
 ITEMS: Final = "items.parquet"
+ITEM_VECTORS: Final = "item_vectors.npy"
 EMBEDDINGS: Final = "embeddings.npy"
 CODEBOOKS: Final = "codebooks.safetensors"
 PROFILES: Final = "profiles.jsonl"
@@ -40,6 +46,7 @@ SIZE: Final = "size"
 N_EVENTS: Final = "n_events"
 SEQUENCE: Final = "sequence"
 ATTR_PREFIX: Final = "attr_"
+VECTOR: Final = "vector"
 CODE_PREFIX: Final = "code_"
 NO_CODE: Final = -1
 

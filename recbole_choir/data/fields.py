@@ -12,3 +12,4 @@ ITEM_STATS: Final = "item_stats"  # float32 [B, p_i]: standardised as-of popular
 N_BUY: Final = "n_buy"  # float32 [B]: the user's positives before the row, |S_u^buy|
 SNAPSHOT: Final = "snapshot"  # int64 [B]: newest snapshot strictly before the row, 0 = none
 GROUP_STATS: Final = "group_stats"  # float32 [B, p_g]: as-of statistics of group x item, category
+CROSS_STATS: Final = "cross_stats"  # float32 [B, q]: as-of user cluster x item cluster statistics

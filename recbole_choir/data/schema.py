@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 if TYPE_CHECKING:
+    from recbole_choir.data.clusters import Clusters
+    from recbole_choir.data.item_tables import ItemTables
     from recbole_choir.data.semantic_table import GroupTables
 
 Kind = Literal["token", "token_seq", "float"]
@@ -35,7 +37,8 @@ class FeatureSchema:
     Args:
         n_users, n_items: Vocabulary sizes including the padding id 0.
         user_attrs, item_attrs, contexts: Fields by their source.
-        user_stat_names, item_stat_names, group_stat_names: Columns of the as-of statistics.
+        user_stat_names, item_stat_names, group_stat_names, cross_stat_names: Columns of the as-of
+            statistics.
     """
 
     n_users: int
@@ -46,6 +49,7 @@ class FeatureSchema:
     user_stat_names: tuple[str, ...] = ()
     item_stat_names: tuple[str, ...] = ()
     group_stat_names: tuple[str, ...] = ()
+    cross_stat_names: tuple[str, ...] = ()
 
 
 @dataclass
@@ -58,6 +62,8 @@ class ModelInputs:
             ``[n_users, k]`` (token_seq: int64, 0-padded).
         item_features: The same for items.
         groups: The group-level arrays, or None without a semantic table.
+        items: Semantic ids and content vectors of items, or None where nothing asked for them.
+        clusters: Members, behaviour and activity of user and item clusters, or None.
         item_categories: ``int64 [n_items, k]`` category ids of each item, 0-padded, or None.
         theta_act: 80th percentile of the positives per user in the training rows (PAPER_GAPS C5).
         history_length: L, the longest history in a batch.
@@ -67,6 +73,8 @@ class ModelInputs:
     user_features: dict[str, torch.Tensor] = field(default_factory=dict)
     item_features: dict[str, torch.Tensor] = field(default_factory=dict)
     groups: GroupTables | None = None
+    items: ItemTables | None = None
+    clusters: Clusters | None = None
     item_categories: torch.Tensor | None = None
     theta_act: float = 1.0
     history_length: int = 50
@@ -77,6 +85,10 @@ class ModelInputs:
         self.item_features = {n: v.to(device) for n, v in self.item_features.items()}
         if self.groups is not None:
             self.groups = self.groups.to(device)
+        if self.items is not None:
+            self.items = self.items.to(device)
+        if self.clusters is not None:
+            self.clusters = self.clusters.to(device)
         if self.item_categories is not None:
             self.item_categories = self.item_categories.to(device)
         return self

@@ -20,7 +20,114 @@ DEFAULT_RECIPE = "embedded"
 USERS_PER_GROUP = 20
 
 #: Inputs that embed text and so need an encoder.
-TEXT_INPUTS = ("text", "text_parts")
+TEXT_INPUTS = ("text", "text_parts", "aligned")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AlignmentRecipe(_Part):
+    """How content vectors are aligned with co-occurrence (AKT-Rec 3.1.1, Eq. 1; PAPER_GAPS A12).
+
+    Args:
+        method: ``head`` trains a projection on frozen vectors (the default on a CPU), ``lora`` and
+            ``full`` train the encoder itself.
+        dim: Width of the aligned vector.
+        window: Two items co-occur where one user chose them at most this many positives apart.
+        min_count: Pairs that co-occur less often are dropped.
+        temperature: tau of the InfoNCE loss.
+        epochs, batch_size, learning_rate: Of the training.
+        max_pairs: Most frequent pairs kept; null keeps all.
+    """
+
+    method: Literal["head", "lora", "full"] = "head"
+    dim: int = Field(default=64, ge=2)
+    window: int = Field(default=5, ge=1)
+    min_count: int = Field(default=3, ge=1)
+    temperature: float = Field(default=0.07, gt=0)
+    epochs: int = Field(default=5, ge=1)
+    batch_size: int = Field(default=256, ge=2)
+    learning_rate: float | None = Field(default=None, gt=0)
+    max_pairs: int | None = Field(default=200_000, ge=1)
+
+
+class InterestRecipe(_Part):
+    """How users' interest vectors are learned (AKT-Rec 3.1.1, Eq. 2; PAPER_GAPS A11).
+
+    Args:
+        engine: ``transformer``: a small transformer over item vectors; ``llm``: a causal language
+            model with an interest token.
+        model: For ``llm``: a folder or hub name; ``embedded`` is the packaged small model.
+        length: Longest history.
+        layers, heads: Of the small transformer.
+        lora_rank: For ``llm``: rank of the adapters; 0 trains all weights.
+        epochs, batch_size, learning_rate: Of the training.
+        gradient_accumulation: Steps whose gradients are added up.
+        max_samples: Training samples drawn with the recipe's seed; null takes all.
+    """
+
+    engine: Literal["transformer", "llm"] = "transformer"
+    model: str = "embedded"
+    length: int = Field(default=50, ge=1)
+    layers: int = Field(default=1, ge=1)
+    heads: int = Field(default=2, ge=1)
+    lora_rank: int = Field(default=8, ge=0)
+    epochs: int = Field(default=2, ge=1)
+    batch_size: int = Field(default=256, ge=1)
+    learning_rate: float | None = Field(default=None, gt=0)
+    gradient_accumulation: int = Field(default=1, ge=1)
+    max_samples: int | None = Field(default=200_000, ge=1)
+
+
+class RQVAERecipe(_Part):
+    """Sizes of the RQ-VAE (AKT-Rec 3.1.2, Eq. 3; PAPER_GAPS A10).
+
+    Args:
+        latent: Width of the quantised latent.
+        hidden: Hidden widths of the encoder; the decoder mirrors them.
+        beta: Weight of the commitment loss.
+        epochs, batch_size, learning_rate: Of the training.
+        patience: Epochs without a better validation loss after which training stops.
+    """
+
+    latent: int = Field(default=32, ge=1)
+    hidden: list[int] = Field(default=[128, 64], min_length=1)
+    beta: float = Field(default=0.25, ge=0)
+    epochs: int = Field(default=100, ge=1)
+    batch_size: int = Field(default=1024, ge=2)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    patience: int = Field(default=10, ge=1)
+
+
+class ItemRecipe(_Part):
+    """Semantic ids and content vectors of items (AKT-Rec 3.1; PAPER_GAPS A9, A12, A18).
+
+    Args:
+        input: ``aligned``: text aligned with co-occurrence (Eq. 1); ``text``: text alone;
+            ``behaviour``: SVD of co-occurrence alone; ``blend``: that SVD, with a ridge map from
+            text where an item has few events (not in the paper); ``random``: the control.
+        fields: Item fields of the prompt; null takes title, category and all other text fields.
+        statistics: Also tell the encoder the item's rates, as discrete levels.
+        image_field: Item field with the path of a picture, for a multimodal encoder.
+        quantizer: ``rqvae`` as in the paper, or ``rqkmeans``.
+        n_levels: Three, as in the paper.
+        n_clusters: Codewords per level; null chooses ``(items / ids_per_cluster)^(1 / n_levels)``.
+        ids_per_cluster: 18, the paper's 300 M items over 256^3.
+        min_members: A cluster with fewer members backs off to its prefix.
+        alignment: See :class:`AlignmentRecipe`.
+    """
+
+    input: Literal["aligned", "text", "behaviour", "blend", "random"] = "aligned"
+    fields: list[str] | None = None
+    statistics: bool = True
+    image_field: str | None = None
+    quantizer: Literal["rqvae", "rqkmeans"] = "rqvae"
+    n_levels: int = Field(default=3, ge=1, le=16)
+    n_clusters: int | list[int] | None = None
+    ids_per_cluster: float = Field(default=18, gt=0)
+    min_members: int = Field(default=5, ge=1)
+    alignment: AlignmentRecipe = AlignmentRecipe()
 
 
 class Recipe(BaseModel):
@@ -28,16 +135,20 @@ class Recipe(BaseModel):
 
     Args:
         input: What users are grouped by: ``text`` (the written profile), ``text_parts`` (names of
-            what they bought), ``behaviour`` (SVD of user x item), ``id_embedding`` (vectors of a
-            trained model) or ``random`` (the control).
+            what they bought), ``aligned`` (the written profile aligned with behaviour),
+            ``behaviour`` (SVD of user x item), ``interest`` (a sequence model over item vectors,
+            AKT-Rec Eq. 2; needs ``items``), ``id_embedding`` (vectors of a trained model) or
+            ``random`` (the control).
         profile_engine: Who writes the profiles; ``template`` needs no language model.
         encoder: ``embedded`` (MiniLM, installed with the package) or any sentence-transformers
             name or path.
         truncate_dim: Keep this many leading dimensions of an embedding, then normalise; all if
             null.
         n_levels: Depth M of the hierarchical group id; the paper's 3.
+        quantizer: ``rqkmeans`` (ChoirRec) or ``rqvae`` (AKT-Rec).
         n_clusters: Codewords per level, one number or one per level; null chooses
-            ``(users / 20)^(1 / M)``, which gives groups of about 20 as in the paper.
+            ``(users / users_per_group)^(1 / M)``.
+        users_per_group: 20, as in ChoirRec; AKT-Rec has about 17.
         min_members: A group with fewer members backs off to its prefix.
         agg_level: ``backoff`` or a fixed level of the prefix whose group a user reads.
         n_snapshots: Snapshots at equal steps of the number of interactions, the last one after
@@ -51,6 +162,10 @@ class Recipe(BaseModel):
         svd_dim: Dimensions of the ``behaviour`` input.
         text_parts_fields: Item fields whose names make the ``text_parts`` input.
         id_embedding_path: File with the vectors of the ``id_embedding`` input.
+        items: Also make semantic ids of items; null makes none (ChoirRec needs none).
+        alignment: Of the ``aligned`` user input.
+        interest: Of the ``interest`` user input.
+        rqvae: Sizes of the RQ-VAE, for users and items.
         seed: Seed of everything random.
 
     References:
@@ -59,12 +174,16 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    input: Literal["text", "text_parts", "behaviour", "id_embedding", "random"] = "text"
+    input: Literal[
+        "text", "text_parts", "aligned", "behaviour", "interest", "id_embedding", "random"
+    ] = "text"
     profile_engine: str = "template"
     encoder: str = "embedded"
     truncate_dim: int | None = Field(default=None, ge=1)
+    quantizer: Literal["rqkmeans", "rqvae"] = "rqkmeans"
     n_levels: int = Field(default=3, ge=1, le=16)
     n_clusters: int | list[int] | None = None
+    users_per_group: float = Field(default=USERS_PER_GROUP, gt=0)
     min_members: int = Field(default=20, ge=1)
     agg_level: int | Literal["backoff"] = "backoff"
     n_snapshots: int = Field(default=4, ge=1)
@@ -76,6 +195,10 @@ class Recipe(BaseModel):
     svd_dim: int = Field(default=48, ge=1)
     text_parts_fields: list[str] = Field(default=["category", "title"], min_length=1)
     id_embedding_path: str | None = None
+    items: ItemRecipe | None = None
+    alignment: AlignmentRecipe = AlignmentRecipe()
+    interest: InterestRecipe = InterestRecipe()
+    rqvae: RQVAERecipe = RQVAERecipe()
     seed: int = Field(default=0, ge=0)
 
     @field_validator("n_clusters")
@@ -122,7 +245,7 @@ class Recipe(BaseModel):
             return list(self.n_clusters)
         if self.n_clusters is not None:
             return [self.n_clusters] * self.n_levels
-        k = round((n_users / USERS_PER_GROUP) ** (1.0 / self.n_levels))
+        k = round((n_users / self.users_per_group) ** (1.0 / self.n_levels))
         return [max(2, k)] * self.n_levels
 
 
