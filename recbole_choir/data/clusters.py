@@ -2,84 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from recbole_choir.data.cluster_behaviour import ClusterBehaviour
+from recbole_choir.data.cluster_side import ClusterSide
+from recbole_choir.data.fields import ITEM_STATS, USER_STATS
+from recbole_choir.data.group_tables import GroupTables
+from recbole_choir.data.item_tables import ItemTables
+from recbole_choir.data.rows import RowInputs
+from recbole_choir.data.statistics import Standardizer, item_activity, user_activity
 
-def _moved(table: Any, device: torch.device | str) -> dict[str, Any]:
-    values = {f.name: getattr(table, f.name) for f in fields(table)}
-    return {n: v.to(device) if hasattr(v, "to") else v for n, v in values.items()}
-
-
-@dataclass
-class ClusterSide:
-    """Clusters of the users, or of the items.
-
-    A cluster row stands for one cluster in one snapshot; row 0 is the empty cluster.
-
-    Args:
-        cluster: int32 ``[S + 1, n]`` cluster row of each id, 0 for none.
-        n_clusters: G, rows including the empty one.
-        stats: float32 ``[S + 1, n, p]`` activity as of each snapshot's time, standardised as the
-            batch field of the same name is (``USER_STATS`` or ``ITEM_STATS``); index 0 holds that
-            of an id without events.
-        tail: bool ``[n]`` tail ids by their training rows (A21); the padding id is not.
-        seen: bool ``[n]`` ids with a training row.
-        home: int64 ``[n]`` cluster row in the newest snapshot, 0 for none: what the transfer loss
-            calls the same cluster.
-        partner_start, partner_end: int64 ``[n]`` range in ``partner_ids`` of the ids of the
-            opposite class (head or tail) in the id's cluster (or in its prefix, A4); equal where
-            there is none.
-        partner_ids: int64 ``[P]``.
-        partner_cum: float64 ``[P + 1]`` cumulative weight: sqrt of the training rows for heads, 1
-            for tails (A3).
-
-    References:
-        AKT-Rec 3.2.1, Eq. 4 and 3.2.2, Eq. 9; PAPER_GAPS A3, A4, A18, A21.
-    """
-
-    cluster: torch.Tensor
-    n_clusters: int
-    stats: torch.Tensor
-    tail: torch.Tensor
-    seen: torch.Tensor
-    home: torch.Tensor
-    partner_start: torch.Tensor
-    partner_end: torch.Tensor
-    partner_ids: torch.Tensor
-    partner_cum: torch.Tensor
-
-    def to(self, device: torch.device | str) -> ClusterSide:
-        """The same on ``device``."""
-        return ClusterSide(**_moved(self, device))
-
-
-@dataclass
-class ClusterBehaviour:
-    """What the members of a user cluster chose, by the top-level code of the item (A17).
-
-    Args:
-        offsets: int64 ``[G * (K_1 + 1) + 1]``: the items of key ``g * (K_1 + 1) + code`` lie in
-            ``items[offsets[key] : offsets[key + 1]]``; code 0 (unknown) has none.
-        items: int64 ``[T + 1]`` internal item ids, by last time ascending; the last one is the
-            padding 0.
-        n_top: K_1.
-        length: L_c, the longest list.
-
-    References:
-        AKT-Rec 3.2.2 (hard retrieval on the top-level semantic id); PAPER_GAPS A17.
-    """
-
-    offsets: torch.Tensor
-    items: torch.Tensor
-    n_top: int
-    length: int
-
-    def to(self, device: torch.device | str) -> ClusterBehaviour:
-        """The same on ``device``."""
-        return ClusterBehaviour(**_moved(self, device))
+__all__ = ["ClusterBehaviour", "ClusterSide", "Clusters"]
 
 
 @dataclass
@@ -95,6 +32,90 @@ class Clusters:
     items: ClusterSide
     behaviour: ClusterBehaviour
 
+    @classmethod
+    def build(
+        cls,
+        groups: GroupTables,
+        items: ItemTables,
+        rows: RowInputs,
+        tail_user: NDArray[np.bool_],
+        tail_item: NDArray[np.bool_],
+        sequence_length: int = 50,
+        min_support: int = 3,
+    ) -> Clusters:
+        """Compute everything from the joined tables and the rows.
+
+        What belongs to a snapshot is counted from events strictly before its time, of those that
+        the rows may count (``rows.scope``); what is fitted is fitted on the training rows.
+
+        Args:
+            groups: Clusters of the users.
+            items: Clusters of the items.
+            rows: The rows, with their statistics.
+            tail_user, tail_item: bool ``[n_users]`` and ``[n_items]``: as the evaluator's segments
+                have them (A21).
+            sequence_length: L_c, items of a cluster behaviour sequence.
+            min_support: Members that must have chosen an item of such a sequence.
+
+        Returns:
+            The clusters, on the host.
+
+        References:
+            AKT-Rec 3.2; PAPER_GAPS A3, A4, A15, A17, A18, A21, A22.
+        """
+        counted = rows.counted
+        times = groups.snapshot_times.cpu().numpy()
+        train = rows.events.take(rows.parts[0])
+        n_users, n_items = groups.user_group.shape[1], items.item_cluster.shape[1]
+        user, time = _each_snapshot(n_users, times)
+        user_stats, _ = user_activity(counted, user, time, rows.categories)
+        item, time = _each_snapshot(n_items, times)
+        item_stats = item_activity(counted, item, time)
+        return cls(
+            users=ClusterSide.build(
+                groups.user_group,
+                groups.user_codes,
+                groups.n_groups,
+                _stacked(rows.scales[USER_STATS], user_stats, n_users),
+                np.bincount(train.user, minlength=n_users),
+                tail_user,
+            ),
+            items=ClusterSide.build(
+                items.item_cluster,
+                items.item_codes,
+                items.n_clusters,
+                _stacked(rows.scales[ITEM_STATS], item_stats, n_items),
+                np.bincount(train.item, minlength=n_items),
+                tail_item,
+            ),
+            behaviour=ClusterBehaviour.build(
+                counted.take(counted.label > 0),
+                groups.user_group.cpu().numpy(),
+                items.item_codes[..., 0].cpu().numpy(),
+                times,
+                groups.n_groups,
+                items.n_codes[0],
+                sequence_length,
+                min_support,
+            ),
+        )
+
     def to(self, device: torch.device | str) -> Clusters:
         """The same on ``device``."""
-        return Clusters(**_moved(self, device))
+        return Clusters(self.users.to(device), self.items.to(device), self.behaviour.to(device))
+
+
+def _each_snapshot(
+    n: int, times: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Ids and times to ask for: one id before everything, then all ids at each snapshot."""
+    ids = np.append(0, np.tile(np.arange(n), len(times)))
+    return ids, np.append(-np.inf, np.repeat(times, n))
+
+
+def _stacked(scale: Standardizer, raw: NDArray[np.float64], n: int) -> torch.Tensor:
+    """Standardised statistics float32 ``[S + 1, n, p]`` of what :func:`_each_snapshot` asked."""
+    values = scale.apply(raw)
+    rest = values[1:].reshape(-1, n, values.shape[1])
+    first = np.broadcast_to(values[:1], (1, n, values.shape[1]))
+    return torch.from_numpy(np.concatenate([first, rest]))

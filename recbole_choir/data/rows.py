@@ -26,8 +26,8 @@ from recbole_choir.data.statistics import (
     ITEM_STAT_NAMES,
     USER_STAT_NAMES,
     Events,
+    Standardizer,
     activity_statistics,
-    standardize,
 )
 from recbole_choir.errors import ConfigError, DataError
 
@@ -50,6 +50,8 @@ class RowInputs:
         labelled: Pool of all labelled events, or None.
         columns: Name -> ``[N]`` or ``[N, k]`` array, one entry per row and never one per slot.
         theta_act: 80th percentile of the positives per user in the training rows.
+        scales: How ``USER_STATS`` and ``ITEM_STATS`` were standardised.
+        categories: ``[n_items, k]`` category ids that the statistics were counted with, or None.
     """
 
     events: Events
@@ -59,6 +61,8 @@ class RowInputs:
     labelled: HistoryPool | None
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
     theta_act: float = 1.0
+    scales: dict[str, Standardizer] = field(default_factory=dict)
+    categories: NDArray[np.integer] | None = None
 
     @classmethod
     def build(
@@ -89,7 +93,7 @@ class RowInputs:
         if not len(parts[0]):
             raise DataError(f"row inputs: expected training rows, got none of {len(events)}")
         scope = _scope(history_scope, is_time_split([events.time[p] for p in parts]))
-        counted = events if scope == "all" else events.take(np.sort(parts[0]))
+        counted = _counted(events, parts[0], scope)
         bought = counted.take(counted.label > 0)
         rows = cls(
             events=events,
@@ -99,6 +103,7 @@ class RowInputs:
             labelled=HistoryPool.build(counted.user, counted.item, counted.time, counted.label)
             if labelled_history
             else None,
+            categories=categories,
         )
         columns = rows.columns
         columns[HIST_START], columns[HIST_END] = rows.history.pointers(events.user, events.time)
@@ -107,8 +112,12 @@ class RowInputs:
             columns[LABELLED_START], columns[LABELLED_END] = pointers
         stats = activity_statistics(counted, events, categories)
         train = parts[0]
-        columns[USER_STATS] = standardize(stats.user, train, USER_STAT_NAMES)
-        columns[ITEM_STATS] = standardize(stats.item, train, ITEM_STAT_NAMES)
+        for name, raw, names in (
+            (USER_STATS, stats.user, USER_STAT_NAMES),
+            (ITEM_STATS, stats.item, ITEM_STAT_NAMES),
+        ):
+            rows.scales[name] = Standardizer.fit(raw, train, names)
+            columns[name] = rows.scales[name].apply(raw)
         columns[N_BUY] = stats.n_buy.astype(np.float32)
         rows.theta_act = _activity_threshold(events.take(train))
         logger.info(
@@ -116,6 +125,11 @@ class RowInputs:
             len(events), len(bought), scope,
         )  # fmt: skip
         return rows
+
+    @property
+    def counted(self) -> Events:
+        """Events that may be counted, in the order of time: all of them, or training rows alone."""
+        return _counted(self.events, self.parts[0], self.scope)
 
     @property
     def first_validation_time(self) -> float | None:
@@ -144,9 +158,8 @@ class RowInputs:
         Returns:
             The names of the columns.
         """
-        counted = self.events if self.scope == "all" else self.events.take(np.sort(self.parts[0]))
         stats = group_statistics(
-            counted, self.events, self.columns[SNAPSHOT], groups.membership, categories, prior
+            self.counted, self.events, self.columns[SNAPSHOT], groups.membership, categories, prior
         )
         self.columns[GROUP_STATS] = standardize_groups(stats, self.parts[0])
         return stats.names
@@ -164,6 +177,10 @@ class RowInputs:
         if self.labelled is not None:
             self.labelled = self.labelled.to(device)
         return self
+
+
+def _counted(events: Events, train: NDArray[np.int64], scope: str) -> Events:
+    return events if scope == "all" else events.take(np.sort(train))
 
 
 def _scope(wanted: str, in_time: bool) -> str:

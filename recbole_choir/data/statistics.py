@@ -88,33 +88,64 @@ def activity_statistics(
     References:
         AKT-Rec 4.1.1 (activity features); counts as of the row as in BASELINES section 0.
     """
-    prior = population_rate(events, rows.time)
-    by_user = AsOfIndex(events.user, events.time)
-    start, end = by_user.bounds(rows.user, rows.time)
-    seen, bought = (end - start).astype(np.float64), by_user.sum(events.label, start, end)
-    recency = np.full(len(rows), np.nan)
-    known = end > start
-    recency[known] = np.log1p((rows.time[known] - by_user.time[end[known] - 1]) / SECONDS_A_DAY)
-    user = np.stack(
-        [
-            np.log1p(seen),
-            np.log1p(bought),
-            _smooth(bought, seen, prior),
-            recency,
-            np.log1p(distinct_positives(events, rows, categories)),
-            (~known).astype(np.float64),
-        ],
-        axis=1,
-    )
+    user, bought = user_activity(events, rows.user, rows.time, categories)
+    return ActivityStatistics(user, item_activity(events, rows.item, rows.time), bought)
 
-    by_item = AsOfIndex(events.item, events.time)
-    start, end = by_item.bounds(rows.item, rows.time)
-    shown, sold = (end - start).astype(np.float64), by_item.sum(events.label, start, end)
-    age = np.zeros(len(rows))  # an item never seen before is new: age 0
+
+def user_activity(
+    events: Events,
+    users: NDArray[np.int64],
+    time: Floats,
+    categories: NDArray[np.integer] | None = None,
+) -> tuple[Floats, Floats]:
+    """Describe users as of times, as :func:`activity_statistics` does.
+
+    Args:
+        events: What may be counted.
+        users: ``[N]`` internal ids.
+        time: ``[N]``; events strictly before it are counted. ``-inf``: a user without events.
+        categories: As in :func:`activity_statistics`.
+
+    Returns:
+        ``[N, 6]`` columns ``USER_STAT_NAMES``, and ``[N]`` positives.
+    """
+    prior = population_rate(events, time)
+    by_user = AsOfIndex(events.user, events.time)
+    start, end = by_user.bounds(users, time)
+    seen, bought = (end - start).astype(np.float64), by_user.sum(events.label, start, end)
+    recency = np.full(len(users), np.nan)
     known = end > start
-    age[known] = np.log1p((rows.time[known] - by_item.time[start[known]]) / SECONDS_A_DAY)
-    item = np.stack([np.log1p(shown), np.log1p(sold), _smooth(sold, shown, prior), age], axis=1)
-    return ActivityStatistics(user, item, bought)
+    recency[known] = np.log1p((time[known] - by_user.time[end[known] - 1]) / SECONDS_A_DAY)
+    columns = [
+        np.log1p(seen),
+        np.log1p(bought),
+        _smooth(bought, seen, prior),
+        recency,
+        np.log1p(distinct_positives(events, users, time, categories)),
+        (~known).astype(np.float64),
+    ]
+    return np.stack(columns, axis=1), bought
+
+
+def item_activity(events: Events, items: NDArray[np.int64], time: Floats) -> Floats:
+    """Describe items as of times, as :func:`activity_statistics` does.
+
+    Args:
+        events: What may be counted.
+        items: ``[N]`` internal ids.
+        time: ``[N]``; events strictly before it are counted. ``-inf``: an item without events.
+
+    Returns:
+        ``[N, 4]`` columns ``ITEM_STAT_NAMES``.
+    """
+    prior = population_rate(events, time)
+    by_item = AsOfIndex(events.item, events.time)
+    start, end = by_item.bounds(items, time)
+    shown, sold = (end - start).astype(np.float64), by_item.sum(events.label, start, end)
+    age = np.zeros(len(items))  # an item never seen before is new: age 0
+    known = end > start
+    age[known] = np.log1p((time[known] - by_item.time[start[known]]) / SECONDS_A_DAY)
+    return np.stack([np.log1p(shown), np.log1p(sold), _smooth(sold, shown, prior), age], axis=1)
 
 
 def population_rate(events: Events, time: Floats) -> Floats:
@@ -126,20 +157,23 @@ def population_rate(events: Events, time: Floats) -> Floats:
 
 
 def distinct_positives(
-    events: Events, rows: Events, categories: NDArray[np.integer] | None
+    events: Events,
+    users: NDArray[np.int64],
+    time: Floats,
+    categories: NDArray[np.integer] | None,
 ) -> Floats:
-    """Distinct categories (or items) among the user's positives strictly before each row: [N]."""
+    """Distinct categories (or items) among users' positives strictly before times: each [N]."""
     bought = events.take(events.label > 0)
     if categories is None:
         at, what = np.arange(len(bought)), bought.item
     else:
         at, what = expand_categories(bought.item, categories)
     key = combine_keys(bought.user[at], what)
-    time = bought.time[at]
+    bought_at = bought.time[at]
     # Only the first event of each (user, category) adds one to the count.
-    index = AsOfIndex(key, time)
+    index = AsOfIndex(key, bought_at)
     keep = np.sort(index.order[index.first[:-1]])
-    return asof_sum(bought.user[at][keep], time[keep], rows.user, rows.time)
+    return asof_sum(bought.user[at][keep], bought_at[keep], users, time)
 
 
 def expand_categories(
@@ -156,37 +190,66 @@ def expand_categories(
     return at, table[at, column].astype(np.int64)
 
 
+@dataclass(frozen=True)
+class Standardizer:
+    """Shift and scale of statistics, fitted on the training rows and applied to anything else.
+
+    A missing value (NaN: no event yet) becomes the largest value seen in training rows, which is
+    what "longest ago" means, and is told apart by the flag column. Flags stay 0 or 1; a column
+    without any value in training is 0.
+
+    Args:
+        names: Names of the p columns.
+        mean, scale, fill: ``[p]``; NaN for flags and for columns without a value in training.
+    """
+
+    names: tuple[str, ...]
+    mean: Floats
+    scale: Floats
+    fill: Floats
+
+    @classmethod
+    def fit(
+        cls,
+        raw: Floats,
+        train: NDArray[np.integer] | NDArray[np.bool_] | slice,
+        names: tuple[str, ...],
+    ) -> Standardizer:
+        """Take mean and standard deviation of ``[N, p]`` over the training rows.
+
+        A column constant in training is only shifted.
+        """
+        mean, scale, fill = np.full((3, len(names)), np.nan)
+        for c, name in enumerate(names):
+            fitted = raw[:, c][train]
+            fitted = fitted[np.isfinite(fitted)]
+            if name in FLAGS or fitted.size == 0:
+                continue
+            deviation = float(fitted.std())
+            mean[c], scale[c] = fitted.mean(), deviation if deviation > 1e-8 else 1.0
+            fill[c] = fitted.max()
+        return cls(names, mean, scale, fill)
+
+    def apply(self, raw: Floats) -> NDArray[np.float32]:
+        """Standardise ``[N, p]``: float32, finite everywhere."""
+        out = np.empty(raw.shape, dtype=np.float32)
+        for c, name in enumerate(self.names):
+            column = raw[:, c]
+            if name in FLAGS:
+                out[:, c] = column
+            elif np.isnan(self.scale[c]):
+                out[:, c] = 0.0
+            else:
+                column = np.where(np.isfinite(column), column, self.fill[c])
+                out[:, c] = (column - self.mean[c]) / self.scale[c]
+        return out
+
+
 def standardize(
     raw: Floats, train: NDArray[np.integer] | NDArray[np.bool_] | slice, names: tuple[str, ...]
 ) -> NDArray[np.float32]:
-    """Shift and scale columns by mean and standard deviation over the training rows.
-
-    A missing value (NaN: no event yet) becomes the largest value seen in training rows, which is
-    what "longest ago" means, and is told apart by the flag column. Flags stay 0 or 1.
-
-    Args:
-        raw: ``[N, p]``.
-        train: The training rows.
-        names: Names of the p columns.
-
-    Returns:
-        float32 ``[N, p]``, finite everywhere. A column constant in training is only shifted.
-    """
-    out = np.empty(raw.shape, dtype=np.float32)
-    for c, name in enumerate(names):
-        column = raw[:, c]
-        if name in FLAGS:
-            out[:, c] = column
-            continue
-        fitted = column[train]
-        fitted = fitted[np.isfinite(fitted)]
-        if fitted.size == 0:
-            out[:, c] = 0.0
-            continue
-        column = np.where(np.isfinite(column), column, fitted.max())
-        scale = float(fitted.std())
-        out[:, c] = (column - fitted.mean()) / (scale if scale > 1e-8 else 1.0)
-    return out
+    """Fit a :class:`Standardizer` on the training rows and apply it to all: float32 ``[N, p]``."""
+    return Standardizer.fit(raw, train, names).apply(raw)
 
 
 def _smooth(positives: Floats, exposures: Floats, prior: Floats) -> Floats:

@@ -1,0 +1,136 @@
+"""Clusters of users or items: members, activity and partners across head and tail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recbole_choir.data.cluster_partners import Partners
+from recbole_choir.errors import DataError
+
+
+@dataclass
+class ClusterSide:
+    """Clusters of the users, or of the items.
+
+    A cluster row stands for one cluster in one snapshot; row 0 is the empty cluster.
+
+    Args:
+        cluster: int32 ``[S + 1, n]`` cluster row of each id, 0 for none.
+        n_clusters: G, rows including the empty one.
+        stats: float32 ``[S + 1, n, p]`` activity as of each snapshot's time, standardised as the
+            batch field of the same name is (``USER_STATS`` or ``ITEM_STATS``); index 0 holds that
+            of an id without events.
+        tail: bool ``[n]`` tail ids by their training rows (A21); the padding id is not.
+        seen: bool ``[n]`` ids with a training row.
+        home: int64 ``[n]`` cluster row in the newest snapshot, 0 for none: what the transfer loss
+            calls the same cluster.
+        partner_start, partner_end: int64 ``[n]`` range in ``partner_ids`` of the ids of the
+            opposite class (head or tail) in the id's cluster (or in its prefix, A4); equal where
+            there is none.
+        partner_ids: int64 ``[P]``.
+        partner_cum: float64 ``[P + 1]`` cumulative weight: sqrt of the training rows for heads, 1
+            for tails (A3).
+
+    References:
+        AKT-Rec 3.2.1, Eq. 4 and 3.2.2, Eq. 9; PAPER_GAPS A3, A4, A18, A21.
+    """
+
+    cluster: torch.Tensor
+    n_clusters: int
+    stats: torch.Tensor
+    tail: torch.Tensor
+    seen: torch.Tensor
+    home: torch.Tensor
+    partner_start: torch.Tensor
+    partner_end: torch.Tensor
+    partner_ids: torch.Tensor
+    partner_cum: torch.Tensor
+
+    @classmethod
+    def build(
+        cls,
+        cluster: torch.Tensor,
+        codes: torch.Tensor,
+        n_clusters: int,
+        stats: torch.Tensor,
+        train_rows: NDArray[np.integer],
+        tail: NDArray[np.bool_],
+    ) -> ClusterSide:
+        """Find the partners of every id.
+
+        Args:
+            cluster: int32 ``[S + 1, n]`` cluster row of each id, 0 for none.
+            codes: int32 ``[S + 1, n, M]``, 0 for unknown, else the code + 1.
+            n_clusters: G.
+            stats: float32 ``[S + 1, n, p]``.
+            train_rows: ``[n]`` training rows of each id.
+            tail: bool ``[n]`` tail ids; the padding id counts as neither whatever this says.
+
+        Raises:
+            DataError: Arrays of different numbers of ids.
+        """
+        n = cluster.shape[1]
+        if not len(train_rows) == len(tail) == codes.shape[1] == stats.shape[1] == n:
+            raise DataError(
+                f"clusters: expected arrays of {n} ids, got {codes.shape[1]} codes,"
+                f" {stats.shape[1]} statistics, {len(train_rows)} counts, {len(tail)} tail flags"
+            )
+        tail = np.array(tail, dtype=bool)
+        rows = np.array(train_rows, dtype=np.int64)
+        tail[0], rows[0] = False, 0
+        home = cluster[-1].cpu().numpy().astype(np.int64)
+        partners = Partners.build(home, _prefix(codes[-1].cpu().numpy()), tail, rows)
+        return cls(
+            cluster=cluster,
+            n_clusters=int(n_clusters),
+            stats=stats,
+            tail=torch.from_numpy(tail),
+            seen=torch.from_numpy(rows > 0),
+            home=torch.from_numpy(home),
+            partner_start=torch.from_numpy(partners.start),
+            partner_end=torch.from_numpy(partners.end),
+            partner_ids=torch.from_numpy(partners.ids),
+            partner_cum=torch.from_numpy(partners.cumulative),
+        )
+
+    def draw_partners(self, ids: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+        """Draw one partner of the opposite class for each id, by weight (A3).
+
+        Args:
+            ids: int64 ``[B]``.
+            uniform: ``[B]`` numbers in [0, 1), one draw each.
+
+        Returns:
+            int64 ``[B]`` ids; 0 where the id has no partner.
+        """
+        start, end = self.partner_start[ids], self.partner_end[ids]
+        low, high = self.partner_cum[start], self.partner_cum[end]
+        wanted = low + uniform.to(low.dtype) * (high - low)
+        at = torch.searchsorted(self.partner_cum, wanted, right=True) - 1
+        # Rounding may step over the end of a range; an empty one has no place to step to.
+        at = torch.minimum(torch.maximum(at, start), end - 1).clamp_(min=0)
+        if not self.partner_ids.shape[0]:
+            return torch.zeros_like(ids)
+        return torch.where(end > start, self.partner_ids[at], torch.zeros_like(ids))
+
+    def to(self, device: torch.device | str) -> ClusterSide:
+        """The same on ``device``."""
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                values[name] = value.to(device)
+        return ClusterSide(**values)
+
+
+def _prefix(codes: NDArray[np.integer]) -> NDArray[np.int64]:
+    """A number for each pair of the first two codes of ``[n, M]``; 0 where one is unknown."""
+    if codes.shape[1] < 2:
+        return np.zeros(len(codes), dtype=np.int64)
+    first, second = codes[:, 0].astype(np.int64), codes[:, 1].astype(np.int64)
+    width = int(second.max(initial=0)) + 1
+    return np.where((first > 0) & (second > 0), first * width + second, 0)
