@@ -22,6 +22,10 @@ class TableError(ChoirError):
     """A semantic table is damaged or does not belong to the dataset it is used with."""
 
 
+class ProfileError(ChoirError):
+    """Profiles cannot be written: the server is away or refuses, or too many replies are bad."""
+
+
 class CheckpointError(ChoirError):
     """A checkpoint is damaged, unsafe to load or belongs to another model."""
 

@@ -231,7 +231,8 @@ def _count_small(prefixes: NDArray[np.int64], levels: NDArray[np.int64], min_mem
 
 def _key(recipe: Recipe, inputs: Mapping[str, Any]) -> str:
     parts: dict[str, Any] = {
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json", exclude={"profile"}),
+        "profile": recipe.profile.identity(),
         "inputs": inputs,
         "algorithm": ALGORITHM_VERSION,
         "format": FORMAT_VERSION,

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.paths import properties_dir
+from recbole_choir.semantic.profiles.settings import ProfileSettings
 
 DEFAULT_RECIPE = "embedded"
 
@@ -140,6 +141,8 @@ class Recipe(BaseModel):
             AKT-Rec Eq. 2; needs ``items``), ``id_embedding`` (vectors of a trained model) or
             ``random`` (the control).
         profile_engine: Who writes the profiles; ``template`` needs no language model.
+        profile: How a language model writes them; see
+            :class:`~recbole_choir.semantic.profiles.settings.ProfileSettings`.
         encoder: ``embedded`` (MiniLM, installed with the package) or any sentence-transformers
             name or path.
         truncate_dim: Keep this many leading dimensions of an embedding, then normalise; all if
@@ -178,6 +181,7 @@ class Recipe(BaseModel):
         "text", "text_parts", "aligned", "behaviour", "interest", "id_embedding", "random"
     ] = "text"
     profile_engine: str = "template"
+    profile: ProfileSettings = ProfileSettings()
     encoder: str = "embedded"
     truncate_dim: int | None = Field(default=None, ge=1)
     quantizer: Literal["rqkmeans", "rqvae"] = "rqkmeans"

@@ -1,0 +1,1 @@
+"""Profiles written by language models: any engine, nothing lost, nothing paid for twice."""

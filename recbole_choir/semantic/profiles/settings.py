@@ -1,0 +1,172 @@
+"""How profiles are written: every choice of the stage in one checked object."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from recbole_choir.errors import ConfigError
+
+#: The model that is installed with the extra ``llm``: SmolLM2-135M-Instruct as a GGUF file.
+EMBEDDED_MODEL = "embedded"
+
+
+class ProfileSettings(BaseModel):
+    """Every choice of the profile stage.
+
+    Only what changes a reply enters the key of a profile (:meth:`reply_parameters`, the model, the
+    prompt and its schema). Address, limits, prices and budgets may change between two runs; what
+    is written stays valid.
+
+    Args:
+        engine: ``template`` (no language model), ``openai`` (any OpenAI-compatible server),
+            ``llama_cpp`` (a GGUF file in process) or ``vllm`` (offline batch on a GPU).
+        model: Name that the server knows, GGUF file, or hub name; ``embedded`` is the packaged
+            SmolLM2-135M.
+        base_url: Of an OpenAI-compatible server, such as ``http://localhost:8000/v1``; null is the
+            official client's default. No user name, password or query: keys come from the
+            environment.
+        api_key_env: Name of the environment variable with the key. A server of one's own
+            (``base_url``) may need none.
+        prompt: Path of a jinja2 template; null takes the packaged one.
+        redact: Facts that must not leave the machine: they are left out of prompts.
+        temperature: 0, so that a profile depends on the facts and not on luck.
+        retry_temperature: Of the second and later tries. With temperature 0 another seed would
+            give the same bad reply again.
+        top_p: Nucleus sampling; null leaves it to the server.
+        seed: Of the first try; later tries count up from it.
+        max_tokens: Longest reply. A profile takes 100 to 200.
+        extra_body: Further fields of a request, such as ``{chat_template_kwargs:
+            {enable_thinking: false}}`` for Qwen3 on vLLM.
+        structured_output: ``auto`` asks for the schema in the way of the OpenAI API
+            (``json_schema``), then in that of llama.cpp's server (``json_object`` with a schema),
+            then in words alone (``none``), whichever the server takes first.
+        max_tokens_field: What the server calls the limit of a reply; newer models of OpenAI want
+            ``max_completion_tokens``.
+        context_length: Tokens of context of an engine in process.
+        concurrency: Requests in flight. A server's throughput grows up to about its number of
+            slots (llama.cpp: 1 to 8, vLLM: 64 to 256).
+        requests_per_minute, tokens_per_minute: Limits of the account; null is none. Tokens are
+            counted as providers do: of the prompt, roughly, and ``max_tokens``.
+        connect_timeout: Seconds to connect.
+        read_timeout: Seconds without a byte.
+        request_timeout: Seconds for a whole request, whatever drips in.
+        retries: Tries with another seed after a bad reply.
+        attempts: Attempts of one try that a failing server gets while it answers others; then the
+            prompt is taken to be the cause.
+        patience: Seconds without any answer after which the server counts as dead and the run
+            stops.
+        max_failed_share: Failed users over all users above which the stage stops with an error.
+        retry_failed: Ask again for users whose failure is recorded.
+        max_requests: Most requests of one run; null is no limit.
+        max_total_tokens: Most tokens of one run, prompts and replies; null is no limit.
+        price_per_million_prompt_tokens, price_per_million_completion_tokens: For the estimate of
+            cost.
+        currency: Of the prices.
+        batch_size: Prompts per call of an engine that takes lists; a killed run loses one call.
+        store: SQLite file of the profiles; null puts it beside the tables.
+        lease_seconds: A process of another machine that has been silent for so long is dead, and
+            what it was asking for is asked again. One of this machine is found dead at once.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    engine: Literal["template", "openai", "llama_cpp", "vllm"] = "template"
+    model: str = EMBEDDED_MODEL
+    base_url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    prompt: str | None = None
+    redact: list[str] = []
+
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    retry_temperature: float = Field(default=0.7, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    seed: int = Field(default=0, ge=0)
+    max_tokens: int = Field(default=300, ge=1)
+    extra_body: dict[str, Any] = {}
+    structured_output: Literal["auto", "json_schema", "json_object", "none"] = "auto"
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    context_length: int = Field(default=2048, ge=128)
+
+    concurrency: int = Field(default=16, ge=1)
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    connect_timeout: float = Field(default=10.0, gt=0)
+    read_timeout: float = Field(default=120.0, gt=0)
+    request_timeout: float = Field(default=600.0, gt=0)
+    retries: int = Field(default=2, ge=0)
+    attempts: int = Field(default=5, ge=1)
+    patience: float = Field(default=300.0, gt=0)
+
+    max_failed_share: float = Field(default=0.02, ge=0, le=1)
+    retry_failed: bool = False
+    max_requests: int | None = Field(default=None, ge=1)
+    max_total_tokens: int | None = Field(default=None, ge=1)
+    price_per_million_prompt_tokens: float | None = Field(default=None, ge=0)
+    price_per_million_completion_tokens: float | None = Field(default=None, ge=0)
+    currency: str = "USD"
+
+    batch_size: int = Field(default=4096, ge=1)
+    store: str | None = None
+    lease_seconds: float = Field(default=120.0, gt=1)
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.username or parts.password or parts.query:
+            # the message repeats no part of it: it may hold a key
+            raise ValueError("expected an address without user name, password or query")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected an address such as http://localhost:8000/v1")
+        return value.rstrip("/")
+
+    def reply_parameters(self) -> dict[str, Any]:
+        """What of the settings changes a reply, apart from model, prompt and ``max_tokens``.
+
+        A prompt carries its own ``max_tokens``, which enters the key with it.
+        """
+        return {
+            "temperature": self.temperature,
+            "retry_temperature": self.retry_temperature,
+            "top_p": self.top_p,
+            "seed": self.seed,
+            "extra_body": self.extra_body,
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """What of the settings shapes a table: its key must not change with address or limits.
+
+        Raises:
+            ConfigError: The prompt template cannot be read.
+        """
+        if self.engine == "template":
+            return {"engine": self.engine}
+        template = None
+        if self.prompt is not None:
+            try:
+                template = hashlib.sha256(Path(self.prompt).read_bytes()).hexdigest()
+            except OSError as error:
+                raise ConfigError(
+                    f"profile.prompt: '{self.prompt}' cannot be read: {error.strerror}"
+                ) from None
+        return {
+            "engine": self.engine,
+            "model": self.model,
+            "parameters": self.reply_parameters(),
+            "max_tokens": self.max_tokens,
+            "structured_output": self.structured_output,
+            "prompt": template,
+            "redact": sorted(self.redact),
+            "retries": self.retries,
+        }
+
+    def temperature_for(self, seed: int) -> float:
+        """Temperature of a try: the first has the settings' seed, later ones have to differ."""
+        return self.temperature if seed == self.seed else self.retry_temperature
