@@ -6,10 +6,11 @@ import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.paths import properties_dir
@@ -20,12 +21,35 @@ DEFAULT_RECIPE = "embedded"
 #: Users per group aimed at when the number of clusters is chosen (PAPER_GAPS C13).
 USERS_PER_GROUP = 20
 
-#: Inputs that embed text and so need an encoder.
+#: Inputs of users and of items that embed text and so need an encoder.
 TEXT_INPUTS = ("text", "text_parts", "aligned")
+ITEM_TEXT_INPUTS = ("text", "aligned", "blend")
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _positive(value: int | list[int] | None) -> int | list[int] | None:
+    sizes = value if isinstance(value, list) else [value if value is not None else 1]
+    if not sizes or min(sizes) < 1:
+        raise ValueError("expected numbers of at least 1")
+    return value
+
+
+def _one_per_level(value: int | list[int] | None, n_levels: int, where: str) -> None:
+    if isinstance(value, list) and len(value) != n_levels:
+        raise ConfigError(f"{where}: expected one number per level ({n_levels}), got {len(value)}")
+
+
+def _codewords(
+    given: int | list[int] | None, n_levels: int, n_ids: int, ids_per_cluster: float
+) -> list[int]:
+    """Codewords at each level: as given, else ids_per_cluster ids to a full tuple on average."""
+    if isinstance(given, list):
+        return list(given)
+    k = given if given is not None else round((n_ids / ids_per_cluster) ** (1.0 / n_levels))
+    return [k if given is not None else max(2, k)] * n_levels
 
 
 class AlignmentRecipe(_Part):
@@ -93,7 +117,7 @@ class RQVAERecipe(_Part):
     """
 
     latent: int = Field(default=32, ge=1)
-    hidden: list[int] = Field(default=[128, 64], min_length=1)
+    hidden: list[Annotated[int, Field(ge=1)]] = Field(default=[128, 64], min_length=1)
     beta: float = Field(default=0.25, ge=0)
     epochs: int = Field(default=100, ge=1)
     batch_size: int = Field(default=1024, ge=2)
@@ -111,6 +135,7 @@ class ItemRecipe(_Part):
         fields: Item fields of the prompt; null takes title, category and all other text fields.
         statistics: Also tell the encoder the item's rates, as discrete levels.
         image_field: Item field with the path of a picture, for a multimodal encoder.
+        encoder: Encoder of the items, by name; null takes the recipe's.
         quantizer: ``rqvae`` as in the paper, or ``rqkmeans``.
         n_levels: Three, as in the paper.
         n_clusters: Codewords per level; null chooses ``(items / ids_per_cluster)^(1 / n_levels)``.
@@ -123,12 +148,23 @@ class ItemRecipe(_Part):
     fields: list[str] | None = None
     statistics: bool = True
     image_field: str | None = None
+    encoder: str | None = None
     quantizer: Literal["rqvae", "rqkmeans"] = "rqvae"
     n_levels: int = Field(default=3, ge=1, le=16)
     n_clusters: int | list[int] | None = None
     ids_per_cluster: float = Field(default=18, gt=0)
     min_members: int = Field(default=5, ge=1)
     alignment: AlignmentRecipe = AlignmentRecipe()
+
+    _clusters_positive = field_validator("n_clusters")(_positive)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Check what involves two fields."""
+        _one_per_level(self.n_clusters, self.n_levels, "recipe.items.n_clusters")
+
+    def clusters_for(self, n_items: int) -> list[int]:
+        """Number of codewords at each level for that many items (PAPER_GAPS A9)."""
+        return _codewords(self.n_clusters, self.n_levels, n_items, self.ids_per_cluster)
 
 
 class Recipe(BaseModel):
@@ -205,13 +241,7 @@ class Recipe(BaseModel):
     rqvae: RQVAERecipe = RQVAERecipe()
     seed: int = Field(default=0, ge=0)
 
-    @field_validator("n_clusters")
-    @classmethod
-    def _clusters_positive(cls, value: int | list[int] | None) -> int | list[int] | None:
-        sizes = value if isinstance(value, list) else [value if value is not None else 1]
-        if not sizes or min(sizes) < 1:
-            raise ValueError("expected numbers of at least 1")
-        return value
+    _clusters_positive = field_validator("n_clusters")(_positive)
 
     @field_validator("windows_days")
     @classmethod
@@ -233,24 +263,31 @@ class Recipe(BaseModel):
 
     def model_post_init(self, context: Any, /) -> None:
         """Check what involves two fields."""
-        if isinstance(self.n_clusters, list) and len(self.n_clusters) != self.n_levels:
-            raise ConfigError(
-                f"recipe.n_clusters: expected one number per level ({self.n_levels}), "
-                f"got {len(self.n_clusters)}"
-            )
+        _one_per_level(self.n_clusters, self.n_levels, "recipe.n_clusters")
         if isinstance(self.agg_level, int) and not 1 <= self.agg_level <= self.n_levels:
             raise ConfigError(
                 f"recipe.agg_level: expected 'backoff' or 1..{self.n_levels}, got {self.agg_level}"
             )
 
+        if self.input == "interest" and self.items is None:
+            raise ConfigError(
+                "recipe.input: 'interest' is learned from item vectors: expected items to be set "
+                "(recipe akt does), got items: null"
+            )
+
     def clusters_for(self, n_users: int) -> list[int]:
-        """Number of codewords at each level for that many users."""
-        if isinstance(self.n_clusters, list):
-            return list(self.n_clusters)
-        if self.n_clusters is not None:
-            return [self.n_clusters] * self.n_levels
-        k = round((n_users / self.users_per_group) ** (1.0 / self.n_levels))
-        return [max(2, k)] * self.n_levels
+        """Number of codewords at each level for that many users (PAPER_GAPS C13)."""
+        return _codewords(self.n_clusters, self.n_levels, n_users, self.users_per_group)
+
+
+def needs_encoder(recipe: Recipe) -> bool:
+    """Whether the users' input embeds text."""
+    return recipe.input in TEXT_INPUTS
+
+
+def items_need_encoder(recipe: Recipe) -> bool:
+    """Whether the items' input embeds text or pictures."""
+    return recipe.items is not None and recipe.items.input in ITEM_TEXT_INPUTS
 
 
 def load_recipe(
@@ -262,7 +299,9 @@ def load_recipe(
     Args:
         source: A recipe, its fields as a mapping, the path of a YAML file, or the name of one in
             ``properties/semantic``.
-        overrides: Fields that replace those of the source.
+        overrides: Fields that replace those of the source. Of a part (``items``, ``alignment``,
+            ``interest``, ``rqvae``) single fields may be given, the others stay as they are:
+            ``{"items": {"input": "random"}}``. ``None`` for a whole part leaves it out.
 
     Raises:
         ConfigError: There is no such recipe, a key is unknown, or a value is wrong.
@@ -274,21 +313,62 @@ def load_recipe(
     else:
         path = _find(str(source))
         fields, where = _read(path), f"recipe {path.name}"
-    fields |= dict(overrides or {})
-    unknown = [str(k) for k in fields if k not in Recipe.model_fields]
-    if unknown:
-        hint = nearest(unknown[0], Recipe.model_fields)
-        known = ", ".join(Recipe.model_fields)
-        raise ConfigError(f"{where}: unknown key '{unknown[0]}'{hint}; known: {known}")
+    fields = _laid_over(fields, overrides or {})
+    _check_keys(fields, Recipe, where)
     try:
         return Recipe(**fields)
     except ValidationError as error:
         first = error.errors()[0]
         message = str(first["msg"]).removeprefix("Value error, ")
-        if not first["loc"]:
-            raise ConfigError(message) from None
-        key = str(first["loc"][0])
-        raise ConfigError(f"{where}.{key}: {message}, got {first['input']!r}") from None
+        path_of_key = _path_of(first["loc"])
+        if not path_of_key or isinstance(first.get("ctx", {}).get("error"), ConfigError):
+            raise ConfigError(message) from None  # it says itself where
+        # an address may hold a password
+        got = "" if path_of_key.endswith("base_url") else f", got {first['input']!r}"
+        raise ConfigError(f"{where}.{path_of_key}: {message}{got}") from None
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` over ``below``; where both have a mapping, entry by entry."""
+    out = dict(below)
+    for key, value in above.items():
+        old = out.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        out[key] = _laid_over(old, value) if both else value  # type: ignore[arg-type]
+    return out
+
+
+def _check_keys(fields: Mapping[str, Any], model: type[BaseModel], where: str) -> None:
+    """Refuse a key that nothing reads, in the parts as well."""
+    known = model.model_fields
+    for key, value in fields.items():
+        if key not in known:
+            raise ConfigError(
+                f"{where}: unknown key '{key}'{nearest(str(key), known)}; known: {', '.join(known)}"
+            )
+        part = _part_of(known[key])
+        if part is not None and isinstance(value, Mapping):
+            _check_keys(value, part, f"{where}.{key}")
+
+
+def _part_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The model of a field that holds a part of a recipe."""
+    for kind in (field.annotation, *get_args(field.annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
+
+
+def _path_of(location: tuple[int | str, ...]) -> str:
+    """``items.n_clusters`` of pydantic's place of an error, without the branches of a union."""
+    model: type[BaseModel] | None = Recipe
+    path: list[str] = []
+    for step in location:
+        if model is None or step not in model.model_fields:
+            break
+        path.append(str(step))
+        model = _part_of(model.model_fields[str(step)])
+    return ".".join(path)
 
 
 def _find(source: str) -> Path:
