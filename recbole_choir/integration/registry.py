@@ -100,9 +100,10 @@ def _stand_in(module: ModuleType, alias: str, cls: type) -> ModuleType:
 
 
 def _class_named_after(module: ModuleType) -> type | None:
-    stem = module.__name__.rpartition(".")[2]
+    stem = module.__name__.rpartition(".")[2].replace("_", "")
     for name, cls in vars(module).items():
-        if name.lower() == stem and inspect.isclass(cls) and cls.__module__ == module.__name__:
+        same = name.lower().replace("_", "") == stem
+        if same and inspect.isclass(cls) and cls.__module__ == module.__name__:
             return cls
     return None
 
@@ -110,9 +111,9 @@ def _class_named_after(module: ModuleType) -> type | None:
 def register_all() -> None:
     """Register every model in ``recbole_choir/model/context_aware_recommender``. Idempotent.
 
-    A module defines a model when it holds a class whose lower-cased name is the module's name. A
-    module that cannot be imported (a missing optional dependency) is logged and left out; asking
-    for its model then says why.
+    A module defines a model when it holds a class whose lower-cased name is the module's name,
+    underscores aside. A module that cannot be imported (a missing optional dependency) is logged
+    and left out; asking for its model then says why.
     """
     package = importlib.import_module(OWN_PACKAGE)
     for info in pkgutil.iter_modules(package.__path__):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from recbole.model.abstract_recommender import ContextRecommender
 from recbole.utils import InputType, ModelType
+from torch import nn
 
 from recbole_choir.data import fields
 from recbole_choir.data.schema import Field
@@ -108,12 +109,10 @@ class ChoirRecommender(ContextRecommender):
 
     def _build_encoders(self, config: ConfigLike, inputs: ModelInputs) -> None:
         schema, d, std = inputs.schema, self.embedding_size, self.embedding_std
-        self.user_table = FieldEmbedding(Field(self.USER_ID, "token", schema.n_users), d, std)
+        self.user_table = self._build_user_table(config, inputs)
         self.user_features = FeatureTable(schema.user_attrs, inputs.user_features, "user")
         self.user_bank = FieldBank(schema.user_attrs, d, std)
-        self.item_encoder = ItemEncoder(
-            schema.n_items, schema.item_attrs, inputs.item_features, d, std
-        )
+        self.item_encoder = self._build_item_encoder(config, inputs)
         self.context_bank = FieldBank(schema.contexts, d, std)
         self.history_attention = self._build_attention(config)
         self.context_width = self.context_bank.width
@@ -122,6 +121,16 @@ class ChoirRecommender(ContextRecommender):
         self.h0_width = (
             self.user_width + self.item_width + self.context_width + 2 * self.item_encoder.width
         )
+
+    def _build_user_table(self, config: ConfigLike, inputs: ModelInputs) -> nn.Module:
+        """What embeds a user's id, of width ``embedding_size``."""
+        spec = Field(self.USER_ID, "token", inputs.schema.n_users)
+        return FieldEmbedding(spec, self.embedding_size, self.embedding_std)
+
+    def _build_item_encoder(self, config: ConfigLike, inputs: ModelInputs) -> ItemEncoder:
+        """What makes item tokens."""
+        schema, d, std = inputs.schema, self.embedding_size, self.embedding_std
+        return ItemEncoder(schema.n_items, schema.item_attrs, inputs.item_features, d, std)
 
     def _build_attention(self, config: ConfigLike) -> TargetAttention:
         """A target attention over item tokens with weights of its own."""
@@ -134,7 +143,10 @@ class ChoirRecommender(ContextRecommender):
 
     @classmethod
     def needs(cls, config: ConfigLike) -> frozenset[str]:
-        """What a dataset must provide beyond the rows: of ``groups`` and ``group_stats``.
+        """What a dataset must provide beyond the rows.
+
+        Of ``groups`` (clusters of users), ``group_stats``, ``items`` (semantic ids and vectors of
+        items) and ``clusters`` (what AKT-Rec reads of both, and the cross statistics).
 
         Args:
             config: The run's configuration.
@@ -164,10 +176,19 @@ class ChoirRecommender(ContextRecommender):
             interaction: A batch.
             items: The batch's item lookups, see :meth:`item_tokens`.
         """
-        user = [self.user_table(interaction[self.USER_ID])]
-        user += self.user_bank(self.user_values(interaction))
+        user = self.user_table(interaction[self.USER_ID])
+        return self.assemble(interaction, items, user, items.lookup(interaction[self.ITEM_ID]))
+
+    def assemble(
+        self,
+        interaction: Interaction,
+        items: ItemTokens,
+        user_id: torch.Tensor,
+        item_token: torch.Tensor,
+    ) -> Features:
+        """Put the encoded user id ``[B, .]`` and item token ``[B, D]`` among the other features."""
+        user = [user_id, *self.user_bank(self.user_values(interaction))]
         user.append(self.statistics(interaction, fields.USER_STATS))
-        item_token = items.lookup(interaction[self.ITEM_ID])
         pooled = self.attend_history(interaction, item_token, items).pooled
         return Features(
             torch.cat(user, dim=-1),
@@ -183,16 +204,20 @@ class ChoirRecommender(ContextRecommender):
             fields.USER_STATS: self.inputs_schema.user_stat_names,
             fields.ITEM_STATS: self.inputs_schema.item_stat_names,
             fields.GROUP_STATS: self.inputs_schema.group_stat_names,
+            fields.CROSS_STATS: self.inputs_schema.cross_stat_names,
         }[name]
         if not names:
-            user = interaction[self.USER_ID]
-            return self.user_table.weight.new_zeros(user.shape[0], 0)
-        return interaction[name].to(self.user_table.weight.dtype)
+            return self._no_columns(interaction)
+        return interaction[name].to(next(self.parameters()).dtype)
+
+    def _no_columns(self, interaction: Interaction) -> torch.Tensor:
+        """A part of the input that is not there: ``[B, 0]``."""
+        return next(self.parameters()).new_zeros(interaction[self.USER_ID].shape[0], 0)
 
     def encode_context(self, interaction: Interaction) -> torch.Tensor:
         """Context fields ``[B, .]`` of a batch."""
         if not self.context_bank.fields:
-            return self.user_table.weight.new_zeros(interaction[self.USER_ID].shape[0], 0)
+            return self._no_columns(interaction)
         values = []
         for spec in self.context_bank.fields:
             value = interaction[spec.name]

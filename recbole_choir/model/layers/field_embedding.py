@@ -173,6 +173,7 @@ class ItemEncoder(nn.Module):
         features: Their values, see :class:`FeatureTable`.
         size: Width d of the id and of each attribute.
         std: See :class:`FieldEmbedding`.
+        with_id: False leaves the table of ids out: a subclass has its own.
 
     References:
         ChoirRec 4.4.1 (shared item representation); BASELINES section 0.
@@ -185,10 +186,12 @@ class ItemEncoder(nn.Module):
         features: dict[str, torch.Tensor],
         size: int,
         std: float = 0.05,
+        with_id: bool = True,
     ) -> None:
         super().__init__()
         self.n_items = n_items
-        self.id_table = FieldEmbedding(Field("item_id", "token", n_items), size, std)
+        if with_id:
+            self.id_table = FieldEmbedding(Field("item_id", "token", n_items), size, std)
         self.features = FeatureTable(fields, features, "item")
         self.attributes = FieldBank(fields, size, std)
         self.width = size + self.attributes.width
