@@ -85,21 +85,30 @@ class InterestRecipe(_Part):
             model with an interest token.
         model: For ``llm``: a folder or hub name; ``embedded`` is the packaged small model.
         length: Longest history.
-        layers, heads: Of the small transformer.
+        width, layers, heads, dropout: Of the small transformer.
         lora_rank: For ``llm``: rank of the adapters; 0 trains all weights.
-        epochs, batch_size, learning_rate: Of the training.
-        gradient_accumulation: Steps whose gradients are added up.
+        max_tokens: For ``llm``: longest prompt; the oldest events are left out first.
+        epochs: At most; null is 30 for ``transformer`` and 2 for ``llm``.
+        patience: Epochs without a better held-out loss after which training stops.
+        batch_size: Histories or prompts a pass; null is 32 for ``transformer`` and 8 for ``llm``.
+        learning_rate: Of AdamW; null is 1e-3 for ``transformer``, and for ``llm`` 2e-4 with
+            adapters and 2e-5 for all weights.
+        gradient_accumulation: Passes whose gradients are added up.
         max_samples: Training samples drawn with the recipe's seed; null takes all.
     """
 
     engine: Literal["transformer", "llm"] = "transformer"
     model: str = "embedded"
     length: int = Field(default=50, ge=1)
+    width: int = Field(default=64, ge=2)
     layers: int = Field(default=1, ge=1)
     heads: int = Field(default=2, ge=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     lora_rank: int = Field(default=8, ge=0)
-    epochs: int = Field(default=2, ge=1)
-    batch_size: int = Field(default=256, ge=1)
+    max_tokens: int = Field(default=1024, ge=16)
+    epochs: int | None = Field(default=None, ge=1)
+    patience: int = Field(default=3, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
     learning_rate: float | None = Field(default=None, gt=0)
     gradient_accumulation: int = Field(default=1, ge=1)
     max_samples: int | None = Field(default=200_000, ge=1)
