@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from recbole_choir import table_format as tf
-from recbole_choir.data.group_statistics import Membership
+from recbole_choir.data.counting import Membership
 from recbole_choir.data.parquet import examples
+from recbole_choir.data.table_ids import check_known, check_stamps, internal_ids
 from recbole_choir.errors import TableError
 
 if TYPE_CHECKING:
@@ -96,15 +97,15 @@ class GroupTables:
         _check_leak(table, first_validation_time)
         users = pa.array([str(t) for t in user_tokens[1:]], pa.string())
         items = pa.array([str(t) for t in item_tokens[1:]], pa.string())
-        user_row = _internal_ids(table.users.strings(tf.USER_ID), users)
+        user_row = internal_ids(table.users.strings(tf.USER_ID), users)
         if not (user_row > 0).any():
             raise TableError(
                 f"{table.path}: no user of the table is in the dataset: the table has"
                 f" {examples(table.users.strings(tf.USER_ID).to_pylist())}, the dataset"
                 f" {examples(users.to_pylist())}"
             )
-        _check_stamps(table, {"users": users, "items": items})
-        _check_known(table, "users", table.users.strings(tf.USER_ID), user_row, len(users))
+        check_stamps(table, {"users": users, "items": items})
+        check_known(table, "users", table.users.strings(tf.USER_ID), user_row, len(users))
         n_snapshots, n_users = len(table.snapshot_times), len(user_tokens)
         at = (table.users.ints(tf.SNAPSHOT), user_row)
         user_group = np.zeros((n_snapshots + 1, n_users), dtype=np.int32)
@@ -190,35 +191,6 @@ def _check_leak(table: SemanticTable, first_validation_time: float | None) -> No
         )
 
 
-def _check_stamps(table: SemanticTable, ids: Mapping[str, pa.Array]) -> None:
-    for name, stamp in table.ids.items():
-        got = tf.fingerprint_ids(ids[name].to_pylist())
-        if got != stamp.fingerprint:
-            raise TableError(
-                f"{table.path}: made for {stamp.rows} {name} with fingerprint {stamp.fingerprint},"
-                f" but the dataset has {len(ids[name])} {name} with fingerprint {got}:"
-                " the table belongs to other data or another filter of it"
-            )
-
-
-def _internal_ids(raw: pa.Array, vocabulary: pa.Array) -> NDArray[np.int64]:
-    """Internal id of each raw id, 0 where the vocabulary lacks it."""
-    found = pc.fill_null(pc.index_in(raw, vocabulary), -1)
-    return found.to_numpy(zero_copy_only=False).astype(np.int64) + 1
-
-
-def _check_known(
-    table: SemanticTable, name: str, raw: pa.Array, ids: NDArray[np.int64], n_known: int
-) -> None:
-    unknown = ids == 0
-    if unknown.any():
-        lost = pc.unique(pc.filter(raw, pa.array(unknown)))
-        raise TableError(
-            f"{table.path}: {len(lost)} {name} of the table are not among the dataset's {n_known},"
-            f" such as {examples(lost[:3].to_pylist())}"
-        )
-
-
 def _attribute(
     table: SemanticTable, name: str, spec: Mapping[str, int] | Scale, counts: dict[str, int]
 ) -> torch.Tensor:
@@ -251,8 +223,8 @@ def _attribute(
 def _sequences(table: SemanticTable, items: pa.Array) -> torch.Tensor:
     """Behaviour sequences int32 ``[G, L_G]`` in internal ids."""
     raw, lengths = table.groups.lists(tf.SEQUENCE)
-    ids = _internal_ids(raw, items)
-    _check_known(table, "items of group sequences", raw, ids, len(items))
+    ids = internal_ids(raw, items)
+    check_known(table, "items of group sequences", raw, ids, len(items))
     out = np.zeros((len(lengths) + 1, max(1, int(lengths.max(initial=0)))), dtype=np.int32)
     group = np.repeat(np.arange(1, len(lengths) + 1), lengths)
     first = np.repeat(np.cumsum(lengths) - lengths, lengths)

@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 
 from recbole_choir import table_format as tf
 from recbole_choir.data.group_tables import GroupTables, Scale
-from recbole_choir.data.parquet import Columns, examples, read_columns
+from recbole_choir.data.item_part import ItemPart
+from recbole_choir.data.parquet import Columns, read_columns
+from recbole_choir.data.table_checks import (
+    check_codes,
+    check_rows,
+    check_snapshots,
+    check_unique,
+    codebook_sizes,
+    readable,
+    snapshot_keys,
+)
 from recbole_choir.errors import TableError, nearest
 
 __all__ = ["GroupTables", "IdStamp", "Scale", "SemanticTable"]
@@ -49,6 +59,7 @@ class SemanticTable:
         groups: Columns of ``groups.parquet``.
         user_group: ``[rows of users]`` row of ``groups`` each user belongs to, -1 for none.
         ids: ``users`` and ``items`` that the maker stamped; empty for a table without stamps.
+        items: Semantic ids and content vectors of items, or None where the table has none.
     """
 
     path: Path
@@ -60,6 +71,7 @@ class SemanticTable:
     groups: Columns
     user_group: NDArray[np.int64]
     ids: dict[str, IdStamp]
+    items: ItemPart | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> SemanticTable:
@@ -79,17 +91,17 @@ class SemanticTable:
         folder = Path(path)
         manifest = _read_manifest(folder)
         times = _snapshot_times(manifest, folder)
-        n_codes = _codebook_sizes(manifest, folder)
+        n_codes = codebook_sizes(manifest, folder)
         codes = [tf.code_column(level) for level in range(1, len(n_codes) + 1)]
         users = read_columns(folder / tf.USERS, [tf.SNAPSHOT, tf.USER_ID, *codes, tf.GROUP_ID])
         groups = read_columns(
             folder / tf.GROUPS, [tf.SNAPSHOT, tf.GROUP_ID, tf.SIZE, tf.SEQUENCE], everything=True
         )
         for name, columns in (("users", users), ("groups", groups)):
-            _check_rows(manifest, folder, name, len(columns))
-            _check_snapshots(folder, name, columns, len(times))
-        _check_codes(folder, users, codes, n_codes)
-        _check_unique(folder, "users", users, tf.USER_ID)
+            check_rows(manifest, folder, name, len(columns))
+            check_snapshots(folder, name, columns, len(times))
+        check_codes(users, codes, n_codes)
+        check_unique(folder, "users", users, tf.USER_ID)
         groups.ints(tf.SIZE)
         groups.lists(tf.SEQUENCE)
         return cls(
@@ -102,6 +114,7 @@ class SemanticTable:
             groups=groups,
             user_group=_match_groups(folder, users, groups),
             ids=_id_stamps(manifest),
+            items=ItemPart.load(folder, manifest, len(times)),
         )
 
 
@@ -141,84 +154,19 @@ def _snapshot_times(manifest: Mapping[str, Any], folder: Path) -> NDArray[np.flo
     return times
 
 
-def _codebook_sizes(manifest: Mapping[str, Any], folder: Path) -> list[int]:
-    sizes = manifest.get("n_clusters")
-    good = isinstance(sizes, list) and sizes and all(isinstance(k, int) and k > 0 for k in sizes)
-    if (
-        not isinstance(sizes, list)
-        or not good
-        or manifest.get("n_levels", len(sizes)) != len(sizes)
-    ):
-        raise TableError(
-            f"{folder / tf.MANIFEST}: expected one positive n_clusters for each of n_levels,"
-            f" got n_clusters={sizes!r}, n_levels={manifest.get('n_levels')!r}"
-        )
-    return [int(k) for k in sizes]
-
-
-def _check_rows(manifest: Mapping[str, Any], folder: Path, name: str, got: int) -> None:
-    sizes = manifest.get("sizes")
-    want = sizes.get(name) if isinstance(sizes, dict) else None
-    if want is not None and int(want) != got:
-        raise TableError(f"{folder}: the manifest says {want} rows of {name}, got {got}")
-
-
-def _check_snapshots(folder: Path, name: str, columns: Columns, n_snapshots: int) -> None:
-    snapshot = columns.ints(tf.SNAPSHOT)
-    bad = (snapshot < 1) | (snapshot > n_snapshots)
-    if bad.any():
-        raise TableError(
-            f"{folder}/{name}: expected snapshots 1 to {n_snapshots},"
-            f" got {examples(snapshot[bad])} in {int(bad.sum())} rows"
-        )
-
-
-def _check_codes(folder: Path, users: Columns, names: list[str], n_codes: list[int]) -> None:
-    for name, k in zip(names, n_codes):
-        code = users.ints(name)
-        bad = (code < tf.NO_CODE) | (code >= k)
-        if bad.any():
-            raise TableError(
-                f"{folder / tf.USERS}: expected {name} from {tf.NO_CODE} to {k - 1},"
-                f" got {examples(code[bad])} in {int(bad.sum())} rows"
-            )
-
-
-def _check_unique(folder: Path, name: str, columns: Columns, id_column: str) -> None:
-    key = _snapshot_keys(columns, id_column)
-    counts = pc.value_counts(key)
-    twice = pc.filter(counts.field(0), pc.greater(counts.field(1), 1))
-    if len(twice):
-        raise TableError(
-            f"{folder}/{name}: expected one row a snapshot and {id_column},"
-            f" got {len(twice)} twice, such as {_readable(twice)}"
-        )
-
-
 def _match_groups(folder: Path, users: Columns, groups: Columns) -> NDArray[np.int64]:
     """Row of ``groups`` of each row of ``users`` (-1: none), by (snapshot, group id)."""
-    _check_unique(folder, "groups", groups, tf.GROUP_ID)
+    check_unique(folder, "groups", groups, tf.GROUP_ID)
     wanted = users.strings(tf.GROUP_ID)
-    found = pc.index_in(_snapshot_keys(users, tf.GROUP_ID), _snapshot_keys(groups, tf.GROUP_ID))
+    found = pc.index_in(snapshot_keys(users, tf.GROUP_ID), snapshot_keys(groups, tf.GROUP_ID))
     lost = pc.and_(pc.is_null(found), pc.is_valid(wanted))
     if pc.any(lost).as_py():
-        missing = pc.filter(_snapshot_keys(users, tf.GROUP_ID), lost)
+        missing = pc.filter(snapshot_keys(users, tf.GROUP_ID), lost)
         raise TableError(
             f"{folder / tf.USERS}: {len(missing)} rows name a group that {tf.GROUPS} lacks in that"
-            f" snapshot, such as {_readable(missing)}"
+            f" snapshot, such as {readable(missing)}"
         )
     return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
-
-
-def _snapshot_keys(columns: Columns, id_column: str) -> pa.Array:
-    """``"snapshot\\x1fid"``; null where the id is null."""
-    snapshot = pc.cast(columns.table.column(tf.SNAPSHOT).combine_chunks(), pa.string())
-    return pc.binary_join_element_wise(snapshot, columns.strings(id_column), "\x1f")
-
-
-def _readable(keys: pa.Array) -> str:
-    pairs = [str(k).split("\x1f", 1) for k in keys[:3].to_pylist()]
-    return ", ".join(f"'{i}' in snapshot {s}" for s, i in pairs)
 
 
 def _attributes(manifest: Mapping[str, Any], folder: Path, groups: Columns) -> dict[str, str]:
@@ -258,8 +206,9 @@ def _id_stamps(manifest: Mapping[str, Any]) -> dict[str, IdStamp]:
 
 
 def _file_fingerprint(folder: Path) -> str:
-    """Fingerprint of the two files that are read, for a table whose maker gave none."""
+    """Fingerprint of the files that are read, for a table whose maker gave none."""
     digest = hashlib.sha256()
-    for name in (tf.USERS, tf.GROUPS):
-        digest.update((folder / name).read_bytes())
+    for name in (tf.USERS, tf.GROUPS, tf.ITEMS, tf.ITEM_VECTORS):
+        if (folder / name).is_file():
+            digest.update((folder / name).read_bytes())
     return digest.hexdigest()[:16]
