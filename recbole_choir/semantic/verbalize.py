@@ -143,6 +143,16 @@ def verbalize(
 def attribute_phrases(users: pd.DataFrame) -> np.ndarray:
     """Write each user's known attributes as ``name value, name value`` (object array [n])."""
     phrases = np.full(len(users), "", object)
+    for label, values in attribute_values(users).items():
+        phrase = np.where(values == "", "", label + " " + values)
+        gap = np.where((phrases != "") & (phrase != ""), ", ", "")
+        phrases = phrases + gap.astype(object) + phrase.astype(object)
+    return phrases
+
+
+def attribute_values(users: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Label of each attribute that describes users -> its values as text, "" where unknown [n]."""
+    out: dict[str, np.ndarray] = {}
     fields = [c for c in users.columns if c != USER_ID]
     for field in [f for f in fields if is_descriptive(users[f])][:MAX_ATTRIBUTES]:
         values = pd.Series(value_text(users[field]), dtype=object)
@@ -150,10 +160,8 @@ def attribute_phrases(users: pd.DataFrame) -> np.ndarray:
             values = values.map(lambda value: SEXES.get(value.lower(), value))
         empty = values.str.lower().isin(EMPTY_VALUES).to_numpy(bool)
         label = str(field).replace("_", " ").strip()
-        phrase = np.where(empty, "", label + " " + values.to_numpy(object))
-        gap = np.where((phrases != "") & (phrase != ""), ", ", "")
-        phrases = phrases + gap.astype(object) + phrase.astype(object)
-    return phrases
+        out[label] = np.where(empty, "", values.to_numpy(object)).astype(object)
+    return out
 
 
 def is_descriptive(values: pd.Series) -> bool:
