@@ -194,9 +194,7 @@ def _distinctive(counts: pd.DataFrame, n_users: int) -> _Lists:
     return _Lists(top["user"].to_numpy(), names, names, n_users)
 
 
-def _queries(
-    events: pd.DataFrame, row: NDArray[np.integer], left_out: bool
-) -> NDArray[np.object_]:
+def _queries(events: pd.DataFrame, row: NDArray[np.integer], left_out: bool) -> NDArray[np.object_]:
     """Each event's search query as text, empty where it has none: object [N]."""
     if left_out or QUERY not in events.columns:
         return np.full(len(events), "", object)

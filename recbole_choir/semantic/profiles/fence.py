@@ -10,7 +10,7 @@ from typing import Final
 MAX_VALUE: Final = 60
 
 # What fences, chat templates, JSON and Markdown are made of: <|im_end|>, </facts>, [INST], ```, ###.
-_MARKUP: Final = frozenset("<>{}[]|`\\#*\"~^=_")
+_MARKUP: Final = frozenset('<>{}[]|`\\#*"~^=_')
 
 # Control (Cc), format (Cf: bidirectional marks, zero-width and tag characters), surrogates (Cs),
 # private use (Co), unassigned (Cn), line and paragraph separators (Zl, Zp).

@@ -73,9 +73,7 @@ class PromptWriter:
         if self.redactor is not None:
             facts = self.redactor(facts)
             if not isinstance(facts, dict):
-                raise DataError(
-                    f"profile.redact_hook: expected a dict, got {type(facts).__name__}"
-                )
+                raise DataError(f"profile.redact_hook: expected a dict, got {type(facts).__name__}")
         messages: list[tuple[str, str]] = []
 
         def message(role: str, caller: Any) -> str:

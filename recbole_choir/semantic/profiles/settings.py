@@ -32,8 +32,20 @@ class ProfileSettings(BaseModel):
             environment.
         api_key_env: Name of the environment variable with the key. A server of one's own
             (``base_url``) may need none.
-        prompt: Path of a jinja2 template; null takes the packaged one.
-        redact: Facts that must not leave the machine: they are left out of prompts.
+        prompt: A jinja2 template: ``profile`` or ``profile_small`` (by examples, for models well
+            below a billion parameters), or a path.
+        redact: Fields that must not leave the machine, left out of prompts: names of user
+            attributes, ``category``, ``title`` or ``query``.
+        redact_hook: ``module:function`` of one's own that gets the facts about a user and returns
+            what may be told.
+        min_events: Users with fewer purchases and queries before a snapshot are not asked about,
+            there is nothing to generalise: their text is the template's, from attributes alone.
+        windows_end: ``last_event``: the windows of a prompt end at the user's newest event, so
+            that time alone changes no prompt. ``snapshot``: they end at the snapshot.
+        titles: Name the newest items in prompts. Every purchase changes them, so with snapshots
+            more users are asked about again.
+        script: Script a profile is written in; a reply with over a fifth of other letters is
+            refused. ``any`` asks for none.
         temperature: 0, so that a profile depends on the facts and not on luck.
         retry_temperature: Of the second and later tries. With temperature 0 another seed would
             give the same bad reply again.
@@ -48,6 +60,8 @@ class ProfileSettings(BaseModel):
         max_tokens_field: What the server calls the limit of a reply; newer models of OpenAI want
             ``max_completion_tokens``.
         context_length: Tokens of context of an engine in process.
+        threads: CPU threads of an engine in process; null takes all cores.
+        gpu_layers: Layers that llama.cpp puts on a GPU; -1 is all.
         concurrency: Requests in flight. A server's throughput grows up to about its number of
             slots (llama.cpp: 1 to 8, vLLM: 64 to 256).
         requests_per_minute, tokens_per_minute: Limits of the account; null is none. Tokens are
@@ -79,8 +93,15 @@ class ProfileSettings(BaseModel):
     model: str = EMBEDDED_MODEL
     base_url: str | None = None
     api_key_env: str = "OPENAI_API_KEY"
-    prompt: str | None = None
+    prompt: str = "profile"
     redact: list[str] = []
+    redact_hook: str | None = None
+    min_events: int = Field(default=1, ge=0)
+    windows_end: Literal["last_event", "snapshot"] = "last_event"
+    titles: bool = False
+    script: Literal[
+        "any", "latin", "cyrillic", "greek", "arabic", "hebrew", "han", "kana", "hangul"
+    ] = "latin"
 
     temperature: float = Field(default=0.0, ge=0, le=2)
     retry_temperature: float = Field(default=0.7, ge=0, le=2)
@@ -91,6 +112,8 @@ class ProfileSettings(BaseModel):
     structured_output: Literal["auto", "json_schema", "json_object", "none"] = "auto"
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     context_length: int = Field(default=2048, ge=128)
+    threads: int | None = Field(default=None, ge=1)
+    gpu_layers: int = Field(default=0, ge=-1)
 
     concurrency: int = Field(default=16, ge=1)
     requests_per_minute: int | None = Field(default=None, ge=1)
