@@ -9,7 +9,7 @@ from typing import Final
 #: Longest value of an attribute, a category, a title or a query in a prompt, in characters.
 MAX_VALUE: Final = 60
 
-# What fences, chat templates, JSON and Markdown are made of: <|im_end|>, </facts>, [INST], ```, ###.
+# Fences, chat templates, JSON and Markdown are made of these: <|im_end|>, </facts>, [INST], ###.
 _MARKUP: Final = frozenset('<>{}[]|`\\#*"~^=_')
 
 # Control (Cc), format (Cf: bidirectional marks, zero-width and tag characters), surrogates (Cs),

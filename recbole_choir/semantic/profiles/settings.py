@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from recbole_choir.errors import ConfigError
+from recbole_choir.semantic.profiles.templates import template_digest
 
 #: The model that is installed with the extra ``llm``: SmolLM2-135M-Instruct as a GGUF file.
 EMBEDDED_MODEL = "embedded"
@@ -171,22 +169,19 @@ class ProfileSettings(BaseModel):
         """
         if self.engine == "template":
             return {"engine": self.engine}
-        template = None
-        if self.prompt is not None:
-            try:
-                template = hashlib.sha256(Path(self.prompt).read_bytes()).hexdigest()
-            except OSError as error:
-                raise ConfigError(
-                    f"profile.prompt: '{self.prompt}' cannot be read: {error.strerror}"
-                ) from None
         return {
             "engine": self.engine,
             "model": self.model,
             "parameters": self.reply_parameters(),
             "max_tokens": self.max_tokens,
             "structured_output": self.structured_output,
-            "prompt": template,
+            "prompt": template_digest(self.prompt),
             "redact": sorted(self.redact),
+            "redact_hook": self.redact_hook,
+            "min_events": self.min_events,
+            "windows_end": self.windows_end,
+            "titles": self.titles,
+            "script": self.script,
             "retries": self.retries,
         }
 
