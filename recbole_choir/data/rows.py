@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recbole_choir.data.cross_statistics import cross_statistics, standardize_cross
 from recbole_choir.data.fields import (
+    CROSS_STATS,
     GROUP_STATS,
     ITEM_STATS,
     N_BUY,
@@ -21,6 +23,7 @@ from recbole_choir.data.fields import (
 from recbole_choir.data.group_statistics import group_statistics, standardize_groups
 from recbole_choir.data.group_tables import GroupTables
 from recbole_choir.data.history import HistoryPool
+from recbole_choir.data.item_tables import ItemTables
 from recbole_choir.data.split import is_time_split
 from recbole_choir.data.statistics import (
     ITEM_STAT_NAMES,
@@ -162,6 +165,30 @@ class RowInputs:
             self.counted, self.events, self.columns[SNAPSHOT], groups.membership, categories, prior
         )
         self.columns[GROUP_STATS] = standardize_groups(stats, self.parts[0])
+        return stats.names
+
+    def attach_cross_statistics(
+        self, groups: GroupTables, items: ItemTables, prior: float
+    ) -> tuple[str, ...]:
+        """Compute the as-of statistics of user and item clusters, as for the groups.
+
+        Args:
+            groups, items: The joined tables.
+            prior: Pseudo-exposures m of the lift.
+
+        Returns:
+            The names of the columns.
+        """
+        stats = cross_statistics(
+            self.counted,
+            self.events,
+            self.columns[SNAPSHOT],
+            groups.membership,
+            items.on_host(),
+            self.categories,
+            prior,
+        )
+        self.columns[CROSS_STATS] = standardize_cross(stats, self.parts[0])
         return stats.names
 
     def of_part(self, part: int) -> dict[str, NDArray[Any]]:

@@ -36,6 +36,8 @@ READ_WITHOUT_DEFAULT = {
     "tensorboard": "bool",  # write TensorBoard's files
     "run_name": "str|null",  # name of the record; null: the model's
     "save_predictions": "bool",  # keep the test predictions beside the record
+    "cluster_sequence_length": "int",  # items of a user cluster's sequence; 50
+    "cluster_min_support": "int",  # members that must have chosen an item of it; 3
 }
 
 # A launcher of several processes (RecBole's own, torchrun wrappers) passes these; they are kept in
@@ -115,7 +117,15 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "teacher": ("CrossNet", "CIN"),
 }
 _INJECTABLE = ("group_id", "group_attr", "group_seq", "group_stats", "activity")
-_POSITIVE = ("train_batch_size", "eval_batch_size", "epochs", "nproc", "eval_step")
+_POSITIVE = (
+    "train_batch_size",
+    "eval_batch_size",
+    "epochs",
+    "nproc",
+    "eval_step",
+    "cluster_sequence_length",
+    "cluster_min_support",
+)
 
 _WORDS = {
     "null": "null",

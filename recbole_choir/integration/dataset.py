@@ -16,16 +16,20 @@ from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureType, ModelType
 
+from recbole_choir.data.clusters import Clusters
 from recbole_choir.data.group_tables import GroupTables, Scale
+from recbole_choir.data.item_tables import ItemTables
 from recbole_choir.data.rows import RowInputs
 from recbole_choir.data.schema import FeatureSchema, Field, ModelInputs
 from recbole_choir.data.semantic_table import SemanticTable
 from recbole_choir.data.split import ratio_split, time_order
 from recbole_choir.data.statistics import ITEM_STAT_NAMES, USER_STAT_NAMES, Events
 from recbole_choir.errors import ConfigError, DataError
+from recbole_choir.evaluator import Segments
 from recbole_choir.integration import compat, feature_arrays
 from recbole_choir.integration.injection import Injection
 from recbole_choir.integration.roles import Roles, find_roles
+from recbole_choir.model.settings import read_size
 
 logger = logging.getLogger("recbole_choir")
 
@@ -402,15 +406,19 @@ class ChoirDataset(Dataset):
 
     def needs_semantic_table(self) -> bool:
         """Whether anything in this run reads a semantic table."""
-        return bool(self._needs() & {"groups", "group_stats"})
+        return bool(self._needs())
 
     def _needs(self) -> frozenset[str]:
+        """Of groups, group_stats, items, cross_stats and clusters."""
         injected = set() if _reads_tables(self.config) else set(self.config["inject"] or ())
         needs = {"groups"} if injected & {"group_id", "group_attr", "group_seq"} else set()
         if self.config["group_stats"] or "group_stats" in injected:
             needs |= {"groups", "group_stats"}
         asked = getattr(self.config.model_class, "needs", None)
-        return frozenset(needs | set(asked(self.config) if asked is not None else ()))
+        needs |= set(asked(self.config)) if asked is not None else set()
+        if "clusters" in needs:
+            needs |= {"groups", "items", "cross_stats"}
+        return frozenset(needs)
 
     def attach_semantic_table(self, path: str | Path) -> None:
         """Load, check and join a semantic table; after :meth:`build`, before the loaders.
@@ -419,15 +427,17 @@ class ChoirDataset(Dataset):
             path: The table's folder.
 
         Raises:
-            TableError: The table is damaged, of another dataset, or knows what it must not.
+            TableError: The table is damaged, of another dataset, lacks what the model needs, or
+                knows what it must not.
         """
-        rows, inputs = self.row_inputs, self.model_inputs
+        rows, inputs, needs = self.row_inputs, self.model_inputs, self._needs()
         attributes: dict[str, Any] = {}
         for field in inputs.schema.user_attrs:
             known = self.field2token_id.get(field.name)
             attributes[field.name] = self._shared.scales[field.name] if known is None else known
+        table = SemanticTable.load(path)
         groups = GroupTables.join(
-            SemanticTable.load(path),
+            table,
             self.field2id_token[self.uid_field],
             self.field2id_token[self.iid_field],
             attributes,
@@ -435,11 +445,38 @@ class ChoirDataset(Dataset):
         )
         rows.attach_snapshots(groups)
         inputs.groups = groups
-        if "group_stats" in self._needs():
-            prior = float(self.config["group_stats_prior"])
+        prior = float(self.config["group_stats_prior"])
+        if "group_stats" in needs:
             names = rows.attach_group_statistics(groups, self._shared.categories, prior)
             inputs.schema = dataclasses.replace(inputs.schema, group_stat_names=names)
+        if needs & {"items", "cross_stats"}:
+            inputs.items = ItemTables.join(table, self.field2id_token[self.iid_field])
+            if "cross_stats" in needs:
+                names = rows.attach_cross_statistics(groups, inputs.items, prior)
+                inputs.schema = dataclasses.replace(inputs.schema, cross_stat_names=names)
+            if "clusters" in needs:
+                inputs.clusters = self._clusters(groups, inputs.items)
         self._inject()
+
+    def _clusters(self, groups: GroupTables, items: ItemTables) -> Clusters:
+        """Clusters of users and items; head and tail are those of the evaluation."""
+        config = self.config
+        segments = Segments.fit(
+            *self.train_events(),
+            self.user_num,
+            self.item_num,
+            tail_user=config["tail_user"],
+            tail_item=config["tail_item"],
+        )
+        return Clusters.build(
+            groups,
+            items,
+            self.row_inputs,
+            segments.tail_user,
+            segments.tail_item,
+            read_size(config, "cluster_sequence_length", 50),
+            read_size(config, "cluster_min_support", 3),
+        )
 
     def _inject(self) -> None:
         """Register what RecBole's own models are given beside the dataset's fields."""

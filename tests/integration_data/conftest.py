@@ -145,6 +145,34 @@ def write_table(toy: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def write_item_table(write_table: Callable[..., Path]) -> Callable[..., Path]:
+    """The table of ``write_table`` with ids and vectors of items; i8 has no vector, i9 no row."""
+
+    def write(fractions: tuple[float, ...] = (0.2, 0.6)) -> Path:
+        folder = write_table(fractions)
+        numbers = range(1, len(fractions) + 1)
+        rows = [(s, k, (k + s) % 3, k % 2) for s in numbers for k in range(1, 9)]
+        things = {
+            "snapshot": pa.array([r[0] for r in rows], pa.int32()),
+            "item_id": pa.array([f"i{r[1]}" for r in rows]),
+            "code_1": pa.array([r[2] for r in rows], pa.int32()),
+            "code_2": pa.array([r[3] for r in rows], pa.int32()),
+            # Small clusters have backed off to their prefix.
+            "group_id": pa.array([f"{r[2]}-{r[3]}" if r[2] == 2 else str(r[2]) for r in rows]),
+            "vector": pa.array([r[1] - 1 if r[1] < 8 else -1 for r in rows], pa.int32()),
+        }
+        pq.write_table(pa.table(things), folder / "items.parquet")
+        vectors = np.arange(1, 8, dtype=np.float32)[:, None] * np.float32([1.0, -0.5])
+        np.save(folder / "item_vectors.npy", vectors)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest |= {"item_n_levels": 2, "item_n_clusters": [3, 2], "sizes": {"items": len(rows)}}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        return folder
+
+    return write
+
+
+@pytest.fixture
 def make_config(toy: Path) -> Callable[..., ChoirConfig]:
     """``make_config(model, key=value, ...)`` for the dataset `toy`."""
 
