@@ -82,9 +82,10 @@ class ClusterSide:
             )
         tail = np.array(tail, dtype=bool)
         rows = np.array(train_rows, dtype=np.int64)
-        tail[0], rows[0] = False, 0
         home = cluster[-1].cpu().numpy().astype(np.int64)
-        partners = Partners.build(home, _prefix(codes[-1].cpu().numpy()), tail, rows)
+        prefix = _prefix(codes[-1].cpu().numpy())
+        tail[0], rows[0], home[0], prefix[0] = False, 0, 0, 0
+        partners = Partners.build(home, prefix, tail, rows)
         return cls(
             cluster=cluster,
             n_clusters=int(n_clusters),
