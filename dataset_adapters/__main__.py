@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from recbole_choir.errors import ChoirError
+from recbole_choir.errors import ChoirError, DataError
 
 from .registry import ENVIRONMENT_KEY, adapters, find_raw, get_adapter
 
@@ -28,10 +28,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--no-verify", action="store_true", help="take files that are not the official edition"
     )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a choice of the adapter, e.g. negatives=popularity; kept in the manifest",
+    )
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        adapter = get_adapter(args.dataset)
+        adapter = get_adapter(args.dataset, _options(args.set))
         raw = find_raw(args.dataset, args.raw)
         out = Path(args.out) / args.dataset
         adapter.convert(raw, out, verify=not args.no_verify, progress=True)
@@ -40,6 +47,13 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     print(out)
     return 0
+
+
+def _options(pairs: list[str]) -> dict[str, str]:
+    wrong = next((pair for pair in pairs if "=" not in pair), None)
+    if wrong is not None:
+        raise DataError(f"--set: expected NAME=VALUE such as negatives=popularity, got '{wrong}'")
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 if __name__ == "__main__":

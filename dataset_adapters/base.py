@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TextIO
 
 import pandas as pd
 
-from recbole_choir.errors import DataError
+from recbole_choir.errors import DataError, nearest
 
 from .raw import RawFile, RawFolder
 
@@ -23,6 +23,21 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
+
+
+def _like(default: Any, value: Any, where: str) -> Any:
+    """Return ``value`` as the type of ``default``; text from a command line is read as a number."""
+    kind = type(default)
+    try:
+        if kind in (int, float) and not isinstance(value, bool):
+            number = kind(value)
+            if number == float(value):
+                return number
+        elif isinstance(value, kind):
+            return value
+    except (TypeError, ValueError):
+        pass  # said below, in the words of the option
+    raise DataError(f"{where}: expected {kind.__name__} such as {default!r}, got {value!r}")
 
 
 class Adapter(ABC):
@@ -45,6 +60,28 @@ class Adapter(ABC):
     expected: ClassVar[Mapping[str, int]] = {}
     #: Raised when the same raw files give other atomic files than before.
     version: ClassVar[int] = 1
+    #: Choices of this adapter with their defaults; what a caller may override by name.
+    options: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, **options: Any) -> None:
+        """Take the dataset's choices.
+
+        Args:
+            **options: Overrides of :attr:`options`, of the same types.
+
+        Raises:
+            DataError: An option is unknown or of another type than its default.
+        """
+        self.chosen: dict[str, Any] = dict(self.options)
+        self.facts: dict[str, Any] = {}
+        for key, value in options.items():
+            if key not in self.options:
+                known = ", ".join(self.options) or "none"
+                raise DataError(
+                    f"{self.name}: no option '{key}'{nearest(key, self.options)}, expected one of: "
+                    f"{known}"
+                )
+            self.chosen[key] = _like(self.options[key], value, f"{self.name}: option '{key}'")
 
     @abstractmethod
     def tables(self, raw: RawFolder) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -61,7 +98,11 @@ class Adapter(ABC):
 
     def settings(self) -> dict[str, Any]:
         """Choices that change the outcome (seeds, shares); part of the manifest."""
-        return {}
+        return dict(self.chosen)
+
+    def negatives(self) -> dict[str, Any] | None:
+        """How negatives were made, for the manifest; None: every row is in the raw files."""
+        return None
 
     def convert(
         self,
@@ -106,7 +147,9 @@ class Adapter(ABC):
             written = sorted(p.name for p in whole.iterdir())
             manifest = {
                 **origin,
+                "negatives": self.negatives(),
                 "counts": counts,
+                "facts": self.facts,
                 "written": written,
                 "raw": self._raw_facts(raw),
             }

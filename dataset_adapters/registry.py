@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from recbole_choir.errors import DataError, nearest
 
 from .base import Adapter
+from .complete_journey import CompleteJourney, CompleteJourneySparse
 from .movielens import MovieLens1M, MovieLens100K
 from .raw import find_file
 
 #: Environment variable with the folder that holds the datasets' raw folders.
 ENVIRONMENT_KEY = "RECBOLE_CHOIR_DATA"
 
-_CLASSES: tuple[type[Adapter], ...] = (MovieLens1M, MovieLens100K)
+_CLASSES: tuple[type[Adapter], ...] = (
+    MovieLens1M,
+    MovieLens100K,
+    CompleteJourney,
+    CompleteJourneySparse,
+)
 
 
 def adapters() -> dict[str, type[Adapter]]:
@@ -22,14 +30,15 @@ def adapters() -> dict[str, type[Adapter]]:
     return {cls.name: cls for cls in _CLASSES}
 
 
-def get_adapter(name: str) -> Adapter:
-    """Return an adapter of one dataset, with its default settings.
+def get_adapter(name: str, options: Mapping[str, Any] | None = None) -> Adapter:
+    """Return an adapter of one dataset.
 
     Args:
         name: Name of the dataset, e.g. ``ml-1m``.
+        options: Choices other than the adapter's defaults, by name.
 
     Raises:
-        DataError: No adapter has this name.
+        DataError: No adapter has this name, or it has no such option.
     """
     known = adapters()
     if name not in known:
@@ -37,7 +46,7 @@ def get_adapter(name: str) -> Adapter:
             f"dataset: no adapter for '{name}'{nearest(name, known)}, expected one of "
             f"{', '.join(sorted(known))}"
         )
-    return known[name]()
+    return known[name](**(options or {}))
 
 
 def find_raw(name: str, raw_data_path: str | os.PathLike[str] | None = None) -> Path:
