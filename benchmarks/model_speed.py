@@ -1,10 +1,11 @@
-"""Training rows per second of Base and ChoirRec beside RecBole's own DIN.
+"""Training rows per second of this package's models beside RecBole's own DIN.
 
 Synthetic tensors, so that nothing but the model and its optimiser is measured: forward, backward
 and one Adagrad step. All models run in one process, one after the other in turns, on one thread,
 at the same embedding size, history length and batch; DIN reads the same item fields.
 
     python benchmarks/model_speed.py
+    python benchmarks/model_speed.py --users 6041 --items 3707      # ml-1m's size
     python benchmarks/model_speed.py --device cuda --embedding-size 32 --batch 8192
 """
 
@@ -25,12 +26,18 @@ from recbole.data.interaction import Interaction
 from recbole.model.sequential_recommender.din import DIN
 from recbole.utils import FeatureSource, FeatureType
 
+from recbole_choir.data.clusters import ClusterBehaviour, Clusters, ClusterSide
+from recbole_choir.data.cross_statistics import A19_COLUMNS
+from recbole_choir.data.item_tables import ItemTables
 from recbole_choir.data.schema import FeatureSchema, Field, ModelInputs
+from recbole_choir.model.context_aware_recommender.aktrec import AKTRec
 from recbole_choir.model.context_aware_recommender.base import Base
+from recbole_choir.model.context_aware_recommender.base_mm import BaseMM
 from recbole_choir.model.context_aware_recommender.choirrec import ChoirRec
 
 RECORD = Path(__file__).parent / "records" / "model_speed.json"
 N_GENRES, GENRES_PER_ITEM = 19, 4
+SNAPSHOTS, LEVELS = 4, 3
 
 
 def features(args: argparse.Namespace) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -50,9 +57,9 @@ def features(args: argparse.Namespace) -> tuple[dict[str, torch.Tensor], dict[st
 
 
 def our_dataset(args: argparse.Namespace) -> SimpleNamespace:
-    """What Base and ChoirRec read of a dataset; a stand-in, not a real one."""
+    """What our models read of a dataset; a stand-in, not a real one."""
     user, item = features(args)
-    snapshots, levels = 4, 3
+    snapshots, levels = SNAPSHOTS, LEVELS
     k = max(2, round((args.users / 20) ** (1 / levels)))
     per_snapshot = k + k * k
     n_groups = 1 + snapshots * per_snapshot
@@ -82,17 +89,71 @@ def our_dataset(args: argparse.Namespace) -> SimpleNamespace:
         user_stat_names=tuple("abcdef"),
         item_stat_names=tuple("abcd"),
         group_stat_names=tuple("abcdef"),
+        cross_stat_names=A19_COLUMNS,
     )
+    items, clusters = semantics(args)
     return SimpleNamespace(
         model_inputs=ModelInputs(
             schema=schema,
             user_features=user,
             item_features=item,
             groups=groups,
+            items=items,
+            clusters=clusters,
             theta_act=60.0,
             history_length=args.length,
         )
     )
+
+
+def side(n: int, p: int) -> tuple[torch.Tensor, int, ClusterSide]:
+    """Random ids of one side, of the size that the recipe would choose: codes, K, clusters."""
+    k = max(2, round((n / 18) ** (1 / LEVELS)))
+    codes = torch.randint(1, k + 1, (SNAPSHOTS + 1, n, LEVELS), dtype=torch.int32)
+    codes[0] = codes[:, 0] = 0
+    per_snapshot = k**LEVELS
+    place = torch.tensor([k**i for i in range(LEVELS)], dtype=torch.int32)
+    cluster = ((codes - 1) * place).sum(-1) + 1
+    cluster[1:] += torch.arange(SNAPSHOTS).unsqueeze(1) * per_snapshot
+    cluster[0] = cluster[:, 0] = 0
+    rows = np.random.default_rng(0).zipf(1.5, n)  # a few heads, many tails
+    return (
+        codes,
+        k,
+        ClusterSide.build(
+            cluster.int(),
+            codes,
+            1 + SNAPSHOTS * per_snapshot,
+            torch.randn(SNAPSHOTS + 1, n, p),
+            rows,
+            rows < np.quantile(rows, 0.9),
+        ),
+    )
+
+
+def semantics(args: argparse.Namespace) -> tuple[ItemTables, Clusters]:
+    """Item tables and clusters; cluster sequences are full, the dearest case."""
+    codes, k, items = side(args.items, 4)
+    _, _, users = side(args.users, 6)
+    n_keys = users.n_clusters * (k + 1)
+    behaviour = ClusterBehaviour(
+        offsets=torch.arange(n_keys + 1) * args.length,
+        items=torch.randint(1, args.items, (n_keys * args.length + 1,)),
+        n_top=k,
+        length=args.length,
+    )
+    behaviour.items[-1] = 0
+    n_vectors = SNAPSHOTS * args.items
+    vector = torch.arange(n_vectors, dtype=torch.int32).view(SNAPSHOTS, -1) + 1
+    tables = ItemTables(
+        item_cluster=items.cluster,
+        item_codes=codes,
+        n_codes=[k] * LEVELS,
+        n_clusters=items.n_clusters,
+        item_vector=torch.cat([torch.zeros(1, args.items, dtype=torch.int32), vector]),
+        vectors=torch.randn(n_vectors + 1, 64),
+    )
+    return tables, Clusters(users, items, behaviour)
 
 
 class DINDataset:
@@ -176,6 +237,7 @@ def batch(args: argparse.Namespace) -> Interaction:
             "user_stats": torch.randn(n, 6),
             "item_stats": torch.randn(n, 4),
             "group_stats": torch.randn(n, 6),
+            "cross_stats": torch.randn(n, len(A19_COLUMNS)),
             "n_buy": torch.randint(0, 100, (n,)).float(),
             "snapshot": torch.randint(0, 5, (n,)),
         }
@@ -221,6 +283,9 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
         "Base, att_type mlp": Base(config(args, att_type="mlp"), ours),
         "ChoirRec, variant paper": ChoirRec(config(args), ours),
         "ChoirRec, variant stats": ChoirRec(config(args, variant="stats"), ours),
+        "BaseMM": BaseMM(config(args), ours),
+        "AKTRec, variant paper": AKTRec(config(args), ours),
+        "AKTRec, variant plus": AKTRec(config(args, variant="plus"), ours),
     }
     if not args.skip_din:
         if not hasattr(np, "long"):  # numpy 1.26: RecBole's Config would set it

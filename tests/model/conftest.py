@@ -5,6 +5,7 @@ They are fakes: plain namespaces with the attributes that a model reads, not Rec
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +13,13 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_choir.data.clusters import ClusterBehaviour, Clusters, ClusterSide
 from recbole_choir.data.group_tables import GroupTables
+from recbole_choir.data.item_tables import ItemTables
 from recbole_choir.data.schema import FeatureSchema, Field, ModelInputs
+from recbole_choir.model.context_aware_recommender.aktrec import AKTRec
 from recbole_choir.model.context_aware_recommender.base import Base
+from recbole_choir.model.context_aware_recommender.base_mm import BaseMM
 from recbole_choir.model.context_aware_recommender.choirrec import ChoirRec
 
 N_USERS, N_ITEMS, N_GROUPS, N_SNAPSHOTS, L, L_G = 30, 40, 7, 2, 6, 5
@@ -103,6 +108,115 @@ def make_dataset(seed: int = 0, groups: Any = "some") -> SimpleNamespace:
     return SimpleNamespace(model_inputs=inputs)
 
 
+AKT_CODES = [2, 3, 2]
+AKT_VECTOR = 6
+L_C = 4
+CROSS_NAMES = (
+    "cross_cluster_log_exposures",
+    "cross_cluster_log_positives",
+    "cross_cluster_lift",
+    "cross_own_cluster_log_positives",  # not of A19
+    "cross_own_code_1_log_positives",
+    "cross_own_code_2_log_positives",
+    "cross_own_category_log_positives",
+)
+UNSEEN_USERS, UNSEEN_ITEMS = (28, 29), (36, 37, 38, 39)
+
+
+def _clusters_of(
+    rng: torch.Generator, n: int, n_clusters: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cluster rows ``[S + 1, n]``, a snapshot's own, and the codes they stand for."""
+    which = _ids(rng, n_clusters + 1, N_SNAPSHOTS + 1, n)  # 0: none
+    which[0] = 0
+    which[:, 0] = 0
+    shift = (torch.arange(N_SNAPSHOTS + 1) - 1).clamp_min(0).unsqueeze(1) * n_clusters
+    cluster = torch.where(which > 0, which + shift, 0)
+    number = which - 1
+    codes = torch.stack(
+        [number % 2 + 1, number // 2 % 3 + 1, (number == 0).long() + 1], dim=-1
+    )  # distinct tuples of AKT_CODES for up to six clusters
+    codes[which == 0] = 0
+    return cluster.int(), codes.int()
+
+
+def _side(
+    rng: torch.Generator, cluster: torch.Tensor, codes: torch.Tensor, p: int, unseen: Any, n_g: int
+) -> ClusterSide:
+    n = cluster.shape[1]
+    stats = torch.randn(N_SNAPSHOTS + 1, n, p, generator=rng)
+    stats[0] = stats[0, :1] - 3  # an id without events
+    rows = _ids(rng, 40, n, low=1)
+    rows[list(unseen)] = 0
+    rows[0] = 0
+    tail = rows < 20
+    return ClusterSide.build(
+        cluster, codes, 1 + N_SNAPSHOTS * n_g, stats, rows.numpy(), tail.numpy()
+    )
+
+
+def make_akt_dataset(seed: int = 0) -> SimpleNamespace:
+    """A fake of a ChoirDataset with all that AKTRec reads: 4 user and 6 item clusters a snapshot.
+
+    Some ids have no cluster, some items no vector, some ids no training row, and snapshot 0 has
+    nothing, as in a real one.
+    """
+    dataset = make_dataset(seed, groups=None)
+    inputs = dataset.model_inputs
+    rng = torch.Generator().manual_seed(seed + 100)
+    user_cluster, user_codes = _clusters_of(rng, N_USERS, 4)
+    item_cluster, item_codes = _clusters_of(rng, N_ITEMS, 6)
+    n_groups, n_item_clusters = 1 + N_SNAPSHOTS * 4, 1 + N_SNAPSHOTS * 6
+    sequence = _ids(rng, N_ITEMS, n_groups, L_G, low=1).int()
+    sequence[0] = 0
+    inputs.groups = GroupTables(
+        user_group=user_cluster,
+        user_codes=user_codes,
+        n_codes=AKT_CODES,
+        group_attr={},
+        group_seq=sequence,
+        group_size=torch.ones(n_groups, dtype=torch.long),
+        snapshot_times=torch.arange(1.0, N_SNAPSHOTS + 1, dtype=torch.float64),
+        fingerprint="1" * 16,
+    )
+    vector = torch.arange(N_SNAPSHOTS * N_ITEMS).view(N_SNAPSHOTS, N_ITEMS) + 1
+    vector = torch.cat([torch.zeros(1, N_ITEMS, dtype=torch.long), vector])
+    vector[:, 0] = 0
+    vector[:, 7] = 0  # an item without a vector
+    vectors = torch.randn(N_SNAPSHOTS * N_ITEMS + 1, AKT_VECTOR, generator=rng)
+    vectors[0] = 0
+    inputs.items = ItemTables(
+        item_cluster=item_cluster,
+        item_codes=item_codes,
+        n_codes=AKT_CODES,
+        n_clusters=n_item_clusters,
+        item_vector=vector.int(),
+        vectors=vectors,
+    )
+    lengths = _ids(rng, L_C + 1, n_groups, AKT_CODES[0] + 1)
+    lengths[0] = 0
+    lengths[:, 0] = 0
+    total = int(lengths.sum())
+    items = torch.cat([_ids(rng, N_ITEMS, total, low=1), torch.zeros(1, dtype=torch.long)])
+    inputs.clusters = Clusters(
+        users=_side(rng, user_cluster, user_codes, 5, UNSEEN_USERS, 4),
+        items=_side(rng, item_cluster, item_codes, 4, UNSEEN_ITEMS, 6),
+        behaviour=ClusterBehaviour(
+            offsets=torch.cat([torch.zeros(1, dtype=torch.long), lengths.view(-1).cumsum(0)]),
+            items=items,
+            n_top=AKT_CODES[0],
+            length=L_C,
+        ),
+    )
+    inputs.schema = dataclasses.replace(
+        SCHEMA,
+        user_stat_names=("log_exposures", "u1", "u2", "u3", "u4"),
+        item_stat_names=("log_exposures", "i1", "i2", "i3"),
+        cross_stat_names=CROSS_NAMES,
+    )
+    return dataset
+
+
 def make_batch(n: int = 64, seed: int = 1) -> Interaction:
     """A batch with every kind of row: full, partial and empty histories, no snapshot, id 0."""
     rng = torch.Generator().manual_seed(seed)
@@ -124,6 +238,7 @@ def make_batch(n: int = 64, seed: int = 1) -> Interaction:
             "user_stats": torch.randn(n, 5, generator=rng),
             "item_stats": torch.randn(n, 4, generator=rng),
             "group_stats": torch.randn(n, 6, generator=rng),
+            "cross_stats": torch.randn(n, 7, generator=torch.Generator().manual_seed(seed)),
             "n_buy": _ids(rng, 12, n).float(),
             "snapshot": _ids(rng, N_SNAPSHOTS + 1, n),
             "hour": _ids(rng, 4, n),
@@ -151,7 +266,9 @@ def make_config(**settings: Any) -> dict[str, Any]:
 def build(cls: type, seed: int = 0, dataset: Any = None, **settings: Any) -> Any:
     """A model of ``cls`` with weights drawn from ``seed``."""
     torch.manual_seed(seed)
-    return cls(make_config(**settings), make_dataset() if dataset is None else dataset)
+    if dataset is None:
+        dataset = make_akt_dataset() if cls in (AKTRec, BaseMM) else make_dataset()
+    return cls(make_config(**settings), dataset)
 
 
 @pytest.fixture
@@ -165,5 +282,9 @@ def helpers() -> SimpleNamespace:
         groups=make_groups,
         base=lambda **kw: build(Base, **kw),
         choir=lambda **kw: build(ChoirRec, **kw),
+        akt=lambda **kw: build(AKTRec, **kw),
+        akt_dataset=make_akt_dataset,
+        base_mm=lambda **kw: build(BaseMM, **kw),
+        unseen=SimpleNamespace(users=UNSEEN_USERS, items=UNSEEN_ITEMS),
         schema=SCHEMA,
     )

@@ -1,0 +1,162 @@
+"""Asymmetric transfer between head and tail ids of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from recbole_choir.data.clusters import ClusterSide
+from recbole_choir.model.layers.first_occurrence import Distinct
+
+NORM_EPS = 1e-6
+
+
+class Transfer(NamedTuple):
+    """What a transfer step returns.
+
+    Attributes:
+        loss: ``L_trans`` of one side, a scalar.
+        n_ids: Distinct ids of the batch, a scalar.
+        n_paired: Those with a partner of the opposite class.
+    """
+
+    loss: torch.Tensor
+    n_ids: torch.Tensor
+    n_paired: torch.Tensor
+
+
+def asymmetric_info_nce(
+    anchor: torch.Tensor,
+    positive: torch.Tensor,
+    weight: torch.Tensor,
+    excluded: torch.Tensor,
+    temperature: float,
+    detach_negatives: bool,
+) -> torch.Tensor:
+    """``sum_i w_i L_info(c_i, sg(c_i+))`` with the other anchors' positives as negatives.
+
+    Similarity is the cosine.
+
+    Args:
+        anchor: ``c`` of the anchors ``[A, m]``.
+        positive: ``c`` of their partners ``[A, m]``; never gets a gradient as a positive.
+        weight: w ``[A]``; 0 leaves an anchor out.
+        excluded: bool ``[A, A]``: pair (i, j) where partner j is no negative of anchor i. The
+            diagonal is the positive, whatever it says.
+        temperature: tau.
+        detach_negatives: Stop the gradient of the negatives as well: a live negative would let a
+            tail's term push heads away.
+
+    References:
+        AKT-Rec Eq. 4; PAPER_GAPS A3, A5.
+    """
+    if detach_negatives:
+        positive = positive.detach()
+    x = F.normalize(anchor, dim=-1, eps=NORM_EPS)
+    y = F.normalize(positive, dim=-1, eps=NORM_EPS)
+    own = (x * y.detach()).sum(-1) / temperature  # [A]
+    logits = (x @ y.T) / temperature  # [A, A]
+    diagonal = torch.eye(len(x), dtype=torch.bool, device=x.device)
+    logits = logits.masked_fill(excluded | diagonal, torch.finfo(logits.dtype).min)
+    # The positive joins its negatives here, so that it enters detached.
+    log_sum = torch.logaddexp(torch.logsumexp(logits, dim=1), own)
+    return (weight * (log_sum - own)).sum()
+
+
+class AsymmetricTransfer(nn.Module):
+    """``L_trans = lambda1 L_info(c_head, sg(c_tail)) + lambda2 L_info(c_tail, sg(c_head))``.
+
+    Anchors are the distinct ids of a batch that have a partner: an id of the opposite class, drawn
+    from their cluster's list over the whole vocabulary. Negatives of an anchor are the partners of
+    the other anchors of its class, but for those in its own cluster or its partner's. Each of the
+    two terms is a mean over its anchors; without any it is 0, connected to the graph.
+
+    Draws come from a generator of its own, on the host: the same numbers on every device. Its state
+    is saved with the weights, so that a resumed run draws what it would have drawn.
+
+    Args:
+        lambda1, lambda2: Weights of head anchors and of tail anchors.
+        temperature: tau. .1 (PAPER_GAPS A3).
+        detach_negatives: See :func:`asymmetric_info_nce`.
+        max_anchors: At most so many anchors of a batch, drawn at random: the cost grows with their
+            square.
+        seed: Of the draws.
+
+    References:
+        AKT-Rec 3.2.1, Eq. 4; PAPER_GAPS A3 to A6.
+    """
+
+    def __init__(
+        self,
+        lambda1: float = 0.01,
+        lambda2: float = 0.1,
+        temperature: float = 0.1,
+        detach_negatives: bool = True,
+        max_anchors: int = 512,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.lambda1, self.lambda2 = lambda1, lambda2
+        self.temperature = temperature
+        self.detach_negatives = detach_negatives
+        self.max_anchors = max_anchors
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def get_extra_state(self) -> torch.Tensor:
+        """State of the generator, for the checkpoint."""
+        return self.generator.get_state()
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        """Restore the state of the generator."""
+        self.generator.set_state(state.cpu())
+
+    def forward(
+        self, batch: Distinct, side: ClusterSide, c: Callable[[torch.Tensor], torch.Tensor]
+    ) -> Transfer:
+        """``L_trans`` of the users, or of the items, of a batch.
+
+        Args:
+            batch: Their distinct ids.
+            side: Classes, clusters and partners.
+            c: From ids ``[A]`` to their cluster embeddings ``[A, m]``.
+        """
+        n = batch.ids.shape[0]
+        draws = torch.rand(2, n, generator=self.generator, dtype=torch.float64)
+        draws = draws.to(batch.ids.device, non_blocking=True)
+        paired = batch.first & (side.partner_end > side.partner_start)[batch.ids]
+        anchor, valid, uniform = batch.ids, paired, draws[1]
+        if n > self.max_anchors:
+            # Anchors first, in random order; what is left over is cut off.
+            order = torch.where(paired, draws[0], 2.0).argsort(stable=True)[: self.max_anchors]
+            anchor, valid, uniform = anchor[order], valid[order], uniform[order]
+        partner = side.draw_partners(anchor, uniform)
+        with torch.autocast(anchor.device.type, enabled=False):
+            loss = self._loss(anchor, partner, valid, side, c)
+        return Transfer(loss, batch.first.sum(), paired.sum())
+
+    def _loss(
+        self,
+        anchor: torch.Tensor,
+        partner: torch.Tensor,
+        valid: torch.Tensor,
+        side: ClusterSide,
+        c: Callable[[torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        tail, home, partner_home = side.tail[anchor], side.home[anchor], side.home[partner]
+        x = c(anchor)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach_negatives):
+            y = c(partner)
+        excluded = ~valid | (tail.unsqueeze(1) != tail)
+        excluded |= home.unsqueeze(1) == partner_home
+        excluded |= partner_home.unsqueeze(1) == partner_home
+        is_tail, is_head = valid & tail, valid & ~tail
+        weight = is_head * (self.lambda1 / is_head.sum().clamp_min(1)) + is_tail * (
+            self.lambda2 / is_tail.sum().clamp_min(1)
+        )
+        return asymmetric_info_nce(
+            x, y, weight.to(x.dtype), excluded, self.temperature, self.detach_negatives
+        )
