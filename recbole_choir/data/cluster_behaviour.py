@@ -118,6 +118,11 @@ class ClusterBehaviour:
         at.masked_fill_(at >= end[:, None], self.items.shape[0] - 1)  # the padding slot
         return self.items.index_select(0, at.view(-1)).view(at.shape)
 
+    def length_of(self, cluster: torch.Tensor, top_code: torch.Tensor) -> torch.Tensor:
+        """Items ``[B]`` (int64) of the lists that :meth:`gather` returns."""
+        key = cluster.long() * (self.n_top + 1) + top_code.long()
+        return self.offsets[key + 1] - self.offsets[key]
+
     def to(self, device: torch.device | str) -> ClusterBehaviour:
         """The same on ``device``."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from recbole_choir.data.group_tables import GroupTables
 from recbole_choir.data.item_tables import ItemTables
 from recbole_choir.data.rows import RowInputs
 from recbole_choir.data.statistics import Standardizer, item_activity, user_activity
+
+logger = logging.getLogger("recbole_choir")
 
 __all__ = ["ClusterBehaviour", "ClusterSide", "Clusters"]
 
@@ -71,7 +74,7 @@ class Clusters:
         user_stats, _ = user_activity(counted, user, time, rows.categories)
         item, time = _each_snapshot(n_items, times)
         item_stats = item_activity(counted, item, time)
-        return cls(
+        clusters = cls(
             users=ClusterSide.build(
                 groups.user_group,
                 groups.user_codes,
@@ -99,6 +102,21 @@ class Clusters:
                 min_support,
             ),
         )
+        clusters._report(groups, items, rows)
+        return clusters
+
+    def _report(self, groups: GroupTables, items: ItemTables, rows: RowInputs) -> None:
+        """Log how many rows have a cluster behaviour sequence, and how long it is."""
+        snapshot = torch.from_numpy(groups.snapshot_of(rows.events.time))
+        user, item = torch.from_numpy(rows.events.user), torch.from_numpy(rows.events.item)
+        top = items.item_codes[snapshot, item, 0]
+        length = self.behaviour.length_of(self.users.cluster[snapshot, user], top)
+        has = int((length > 0).sum())
+        logger.info(
+            "cluster behaviour: %d of %d rows have a sequence, of %.1f items in the mean;"
+            " the others have an empty one",
+            has, len(length), float(length.sum()) / max(1, has),
+        )  # fmt: skip
 
     def to(self, device: torch.device | str) -> Clusters:
         """The same on ``device``."""

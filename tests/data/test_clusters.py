@@ -186,6 +186,19 @@ def make_groups(times: list[float]) -> GroupTables:
     )
 
 
+def build(
+    groups: GroupTables,
+    items: ItemTables,
+    rows: RowInputs,
+    tail_user: np.ndarray | None = None,
+    min_support: int = 3,
+) -> Clusters:
+    tail_user = np.zeros(6, dtype=bool) if tail_user is None else tail_user
+    return Clusters.build(
+        groups, items, rows, tail_user, np.zeros(8, dtype=bool), min_support=min_support
+    )
+
+
 def make_items(n_snapshots: int) -> ItemTables:
     codes = np.zeros((n_snapshots + 1, 8, 2), dtype=np.int32)
     codes[1:, 1:, 0] = np.arange(7) % 2 + 1
@@ -202,9 +215,7 @@ def make_items(n_snapshots: int) -> ItemTables:
 def test_statistics_of_a_snapshot_are_the_batch_columns_of_rows_at_its_time() -> None:
     rows = make_rows()
     times = [10 * DAY, 30 * DAY]
-    clusters = Clusters.build(
-        make_groups(times), make_items(2), rows, np.zeros(6, bool), np.zeros(8, bool)
-    )
+    clusters = build(make_groups(times), make_items(2), rows)
     checked = 0
     for s, time in enumerate(times, 1):
         at = np.flatnonzero(rows.events.time == time)
@@ -225,13 +236,12 @@ def test_statistics_of_a_snapshot_are_the_batch_columns_of_rows_at_its_time() ->
 def test_later_events_change_nothing_at_a_snapshot() -> None:
     rows = make_rows()
     groups, items = make_groups([10 * DAY, 30 * DAY]), make_items(2)
-    tail = np.zeros(6, bool), np.zeros(8, bool)
-    one = Clusters.build(groups, items, rows, *tail, min_support=1)
+    one = build(groups, items, rows, min_support=1)
     held_out = np.flatnonzero(rows.events.time >= 45 * DAY)
     flipped = rows.events.label.copy()
     flipped[held_out] = 1 - flipped[held_out]
     events = Events(rows.events.user, rows.events.item, rows.events.time, flipped)
-    two = Clusters.build(groups, items, RowInputs.build(events, rows.parts), *tail, min_support=1)
+    two = build(groups, items, RowInputs.build(events, rows.parts), min_support=1)
     assert torch.equal(one.users.stats, two.users.stats)
     assert torch.equal(one.items.stats, two.items.stats)
     assert torch.equal(one.behaviour.items, two.behaviour.items)
@@ -242,9 +252,7 @@ def test_later_events_change_nothing_at_a_snapshot() -> None:
 def test_positives_alone_make_sequences_and_training_rows_alone_make_weights() -> None:
     rows = make_rows()
     tail = np.array([False, True, True, False, False, True])
-    clusters = Clusters.build(
-        make_groups([30 * DAY]), make_items(1), rows, tail, np.zeros(8, bool), 50, 1
-    )
+    clusters = build(make_groups([30 * DAY]), make_items(1), rows, tail, 1)
     events = rows.events
     bought = (events.time < 30 * DAY) & (events.label > 0)
     members = np.isin(events.user, [1, 2, 3])
@@ -271,19 +279,28 @@ def test_with_scope_train_held_out_rows_are_not_counted() -> None:
     other = Events(events.user, events.item, events.time, changed)
     groups, items = make_groups([30 * DAY]), make_items(1)
     built = [
-        Clusters.build(groups, items, RowInputs.build(e, parts), np.zeros(6, bool),
-                       np.zeros(8, bool), 50, 1)
-        for e in (events, other)
-    ]  # fmt: skip
+        build(groups, items, RowInputs.build(e, parts), min_support=1) for e in (events, other)
+    ]
     assert torch.equal(built[0].behaviour.items, built[1].behaviour.items)
     assert torch.equal(built[0].users.stats, built[1].users.stats)
     assert torch.equal(built[0].items.stats, built[1].items.stats)
 
 
+def test_rows_with_a_sequence_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    rows, groups, items = make_rows(), make_groups([30 * DAY]), make_items(1)
+    with caplog.at_level("INFO", "recbole_choir"):
+        clusters = build(groups, items, rows, min_support=1)
+    e = rows.events
+    late = e.time > 30 * DAY
+    cluster, code = np.where(e.user <= 3, 1, 2)[late], ((e.item - 1) % 2 + 1)[late]
+    lists = clusters.behaviour.gather(torch.from_numpy(cluster), torch.from_numpy(code))
+    length = (lists > 0).sum(1)
+    mean = length.sum() / (length > 0).sum()
+    assert f"{int((length > 0).sum())} of 120 rows have a sequence, of {mean:.1f}" in caplog.text
+
+
 def test_moving_keeps_everything() -> None:
-    clusters = Clusters.build(
-        make_groups([30 * DAY]), make_items(1), make_rows(), np.zeros(6, bool), np.zeros(8, bool)
-    )
+    clusters = build(make_groups([30 * DAY]), make_items(1), make_rows())
     moved = clusters.to("cpu")
     assert torch.equal(moved.users.stats, clusters.users.stats)
     assert moved.items.n_clusters == 3

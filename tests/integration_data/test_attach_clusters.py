@@ -39,6 +39,14 @@ class ReadsItems(ChoirRecommender):
         return frozenset({"items"})
 
 
+class ReadsCrossStatistics(ChoirRecommender):
+    """A model that asks for the statistics of clusters without the clusters."""
+
+    @classmethod
+    def needs(cls, config: Any) -> frozenset[str]:
+        return frozenset({"cross_stats"})
+
+
 def attached(config: Any, table: Path) -> ChoirDataset:
     dataset = create_dataset(config)
     dataset.build()
@@ -312,6 +320,18 @@ def test_items_alone_bring_neither_clusters_nor_statistics(
     assert inputs.schema.cross_stat_names == ()
     assert fields.CROSS_STATS not in dataset.row_inputs.columns
     assert fields.SNAPSHOT in dataset.row_inputs.columns
+
+
+def test_cross_statistics_without_clusters(
+    make_config: Callable[..., Any], write_item_table: Callable[..., Path]
+) -> None:
+    alone = attached(make_config(ReadsCrossStatistics), write_item_table())
+    beside = attached(make_config(ReadsClusters), write_item_table())
+    assert alone.model_inputs.clusters is None
+    assert alone.model_inputs.schema == beside.model_inputs.schema
+    columns = alone.row_inputs.columns[fields.CROSS_STATS]
+    assert np.array_equal(columns, beside.row_inputs.columns[fields.CROSS_STATS])
+    assert columns.any(axis=0).all()  # every column says something
 
 
 def test_a_table_without_items_is_one_line(
