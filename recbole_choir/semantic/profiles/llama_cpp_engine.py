@@ -12,9 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from recbole_choir.errors import ConfigError
+from recbole_choir.semantic.profiles.llama_cpp_sampler import GrammarSampler
 from recbole_choir.semantic.profiles.settings import EMBEDDED_MODEL, ProfileSettings
-from recbole_choir.semantic.profiles.types import Failure, Prompt, Reply
+from recbole_choir.semantic.profiles.types import WHOLE, Failure, Prompt, Reply
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +64,9 @@ class LlamaCppGenerator:
         self.model_id = f"{self.path.name}@sha256:{file_sha256(self.path)}"
         self._llama: Any = None
         self._format: Any = None
-        self._stop: list[str] = []
+        self._vocab: Any = None
         self._prefix: list[int] = []
-        self._grammars: dict[str, Any] = {}
+        self._grammars: dict[str, str] = {}
 
     def complete_many(
         self, prompts: Sequence[Prompt], seeds: Sequence[int]
@@ -87,27 +90,36 @@ class LlamaCppGenerator:
                 f"{len(tokens)} tokens and {prompt.max_tokens} of reply, context {llama.n_ctx()}",
             )
         self._keep_shared(prompt, tokens)
-        result = llama.create_completion(
-            tokens,
-            max_tokens=prompt.max_tokens,
-            temperature=self.settings.temperature_for(seed),
-            top_p=1.0 if self.settings.top_p is None else self.settings.top_p,
-            # what llama-cpp-python would add by itself
-            top_k=0,
-            min_p=0.0,
-            repeat_penalty=1.0,
-            seed=seed,
-            stop=self._stop,
-            grammar=self._grammar(prompt.schema),
-        )
-        choice = result["choices"][0]
-        usage = result["usage"]
-        return Reply(
-            choice["text"],
-            str(choice["finish_reason"]),
-            int(usage["prompt_tokens"]),
-            int(usage["completion_tokens"]),
-        )
+        reply, finish = self._write(tokens[len(self._prefix) :], prompt, seed)
+        text = llama.detokenize(reply).decode("utf-8", "replace")
+        return Reply(text, finish, len(tokens), len(reply))
+
+    def _write(self, unread: list[int], prompt: Prompt, seed: int) -> tuple[list[int], str]:
+        """Read what is left of the prompt and write the reply: its tokens, and why it ended."""
+        from llama_cpp import llama_get_logits_ith, llama_vocab_is_eog
+
+        llama = self._llama
+        settings = self.settings
+        reply: list[int] = []
+        with GrammarSampler(
+            self._vocab,
+            self._grammar(prompt.schema),
+            settings.temperature_for(seed),
+            1.0 if settings.top_p is None else settings.top_p,
+            seed,
+        ) as sampler:
+            llama.eval(unread)
+            while True:
+                logits = np.ctypeslib.as_array(
+                    llama_get_logits_ith(llama.ctx, -1), shape=(llama.n_vocab(),)
+                )
+                token = sampler.pick(logits)
+                if llama_vocab_is_eog(self._vocab, token):
+                    return reply, WHOLE
+                reply.append(token)
+                if len(reply) == prompt.max_tokens:
+                    return reply, "length"
+                llama.eval([token])
 
     def _model(self) -> Any:
         if self._llama is not None:
@@ -136,7 +148,7 @@ class LlamaCppGenerator:
             for token in (llama.token_eos(), llama.token_bos())
         )
         self._format = Jinja2ChatFormatter(template=template, eos_token=eos, bos_token=bos)
-        self._stop = [eos]
+        self._vocab = llama_cpp.llama_model_get_vocab(llama.model)
         self._llama = llama
         return llama
 
@@ -162,16 +174,18 @@ class LlamaCppGenerator:
             self._prefix = _shared(_shared(tokens, other), third)
             llama.reset()
             llama.eval(self._prefix)
-        llama.n_tokens = min(llama.n_tokens, len(self._prefix))
+        llama.n_tokens = len(self._prefix)
 
-    def _grammar(self, schema: Mapping[str, Any] | None) -> Any:
+    def _grammar(self, schema: Mapping[str, Any] | None) -> str | None:
+        """The schema as llama.cpp's grammar."""
         if schema is None:
             return None
-        from llama_cpp import LlamaGrammar
+        from llama_cpp.llama_grammar import json_schema_to_gbnf
 
-        text = json.dumps(schema, sort_keys=False)
+        # The order of the properties is the order they are written in: keys are not sorted.
+        text = json.dumps(schema)
         if text not in self._grammars:
-            self._grammars[text] = LlamaGrammar.from_json_schema(text, verbose=False)
+            self._grammars[text] = json_schema_to_gbnf(text)
         return self._grammars[text]
 
 
