@@ -113,7 +113,7 @@ class ProfileSettings(BaseModel):
     threads: int | None = Field(default=None, ge=1)
     gpu_layers: int = Field(default=0, ge=-1)
 
-    concurrency: int = Field(default=16, ge=1)
+    concurrency: int = Field(default=16, ge=1, le=1000)
     requests_per_minute: int | None = Field(default=None, ge=1)
     tokens_per_minute: int | None = Field(default=None, ge=1)
     connect_timeout: float = Field(default=10.0, gt=0)

@@ -85,6 +85,7 @@ class Transient(Exception):
         retry_after: Seconds the server asks everybody to wait; None if it does not say.
         blames_prompt: Whether this prompt may be the cause (a timeout, an error 500). Not so for
             a refused connection or a rate limit: these are waited out, however often they come.
+        sent: Whether the request left this machine; one that did not counts for no cap.
         maybe_billed: Whether the server may have written, and billed, a reply that never came.
     """
 
@@ -94,12 +95,14 @@ class Transient(Exception):
         *,
         retry_after: float | None = None,
         blames_prompt: bool = True,
+        sent: bool = True,
         maybe_billed: bool = False,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.retry_after = retry_after
         self.blames_prompt = blames_prompt
+        self.sent = sent
         self.maybe_billed = maybe_billed
 
 
