@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.paths import properties_dir
+from recbole_choir.semantic.profiles.engines import check_engine
 from recbole_choir.semantic.profiles.settings import ProfileSettings
 
 DEFAULT_RECIPE = "embedded"
@@ -185,7 +186,8 @@ class Recipe(BaseModel):
             ``behaviour`` (SVD of user x item), ``interest`` (a sequence model over item vectors,
             AKT-Rec Eq. 2; needs ``items``), ``id_embedding`` (vectors of a trained model) or
             ``random`` (the control).
-        profile_engine: Who writes the profiles; ``template`` needs no language model.
+        profile_engine: Who writes the profiles: ``template`` (no language model), ``openai``,
+            ``llama_cpp`` or ``vllm``.
         profile: How a language model writes them; see
             :class:`~recbole_choir.semantic.profiles.settings.ProfileSettings`.
         encoder: ``embedded`` (MiniLM, installed with the package) or any sentence-transformers
@@ -272,6 +274,7 @@ class Recipe(BaseModel):
 
     def model_post_init(self, context: Any, /) -> None:
         """Check what involves two fields."""
+        self._one_profile_engine()
         _one_per_level(self.n_clusters, self.n_levels, "recipe.n_clusters")
         if isinstance(self.agg_level, int) and not 1 <= self.agg_level <= self.n_levels:
             raise ConfigError(
@@ -283,6 +286,19 @@ class Recipe(BaseModel):
                 "recipe.input: 'interest' is learned from item vectors: expected items to be set "
                 "(recipe akt does), got items: null"
             )
+
+    def _one_profile_engine(self) -> None:
+        """``profile_engine`` and ``profile.engine`` are one choice, said at either place."""
+        mine, theirs = self.profile_engine, self.profile.engine
+        if "profile_engine" not in self.model_fields_set:
+            mine = theirs
+        elif "engine" in self.profile.model_fields_set and mine != theirs:
+            raise ConfigError(
+                f"recipe.profile.engine: expected '{mine}', as profile_engine says, got '{theirs}'"
+            )
+        check_engine(mine)
+        object.__setattr__(self, "profile_engine", mine)
+        object.__setattr__(self, "profile", self.profile.model_copy(update={"engine": mine}))
 
     def clusters_for(self, n_users: int) -> list[int]:
         """Number of codewords at each level for that many users (PAPER_GAPS C13)."""

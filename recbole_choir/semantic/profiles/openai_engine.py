@@ -67,7 +67,7 @@ class OpenAIGenerator:
             **settings.reply_parameters(),
             "structured_output": settings.structured_output,
         }
-        self.concurrency = settings.concurrency
+        self.concurrency: int | None = settings.concurrency
         self._key = _api_key(settings)
         self._client = _client(settings, self._key)
         mode = settings.structured_output

@@ -87,7 +87,10 @@ class ProfileSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    engine: Literal["template", "openai", "llama_cpp", "vllm"] = "template"
+    # not in a recipe's dump: there it is profile_engine, and two places could contradict each other
+    engine: Literal["template", "openai", "llama_cpp", "vllm"] = Field(
+        default="template", exclude=True
+    )
     model: str = EMBEDDED_MODEL
     base_url: str | None = None
     api_key_env: str = "OPENAI_API_KEY"

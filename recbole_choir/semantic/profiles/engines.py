@@ -1,0 +1,61 @@
+"""Which engine answers: by name, imported only when chosen."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from recbole_choir.errors import ConfigError, nearest
+from recbole_choir.semantic.profiles.settings import ProfileSettings
+from recbole_choir.semantic.profiles.types import BatchGenerator, Generator
+
+TEMPLATE: Final = "template"
+
+#: Engines that ask a language model.
+LLM_ENGINES: Final = ("openai", "llama_cpp", "vllm")
+
+ENGINES: Final = (TEMPLATE, *LLM_ENGINES)
+
+
+def check_engine(name: str) -> None:
+    """Refuse a name that is no engine's.
+
+    Raises:
+        ConfigError: There is no such engine.
+    """
+    if name not in ENGINES:
+        raise ConfigError(
+            f"profile_engine: expected one of {', '.join(ENGINES)}, got '{name}'"
+            f"{nearest(name, ENGINES)}"
+        )
+
+
+def make_generator(settings: ProfileSettings) -> Generator | BatchGenerator:
+    """The engine of the settings, ready to be asked.
+
+    Raises:
+        ConfigError: It is no language model's, its extra is not installed, or its model or key is
+            missing.
+    """
+    check_engine(settings.engine)
+    # Each needs packages of its own: an extra.
+    if settings.engine == "openai":
+        try:
+            from recbole_choir.semantic.profiles.openai_engine import OpenAIGenerator
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"profile_engine: 'openai' needs {error.name}, which is not installed: "
+                "pip install 'recbole-choir[llm]'"
+            ) from None
+        return OpenAIGenerator(settings)
+    if settings.engine == "llama_cpp":
+        from recbole_choir.semantic.profiles.llama_cpp_engine import LlamaCppGenerator
+
+        return LlamaCppGenerator(settings)
+    if settings.engine == "vllm":
+        from recbole_choir.semantic.profiles.vllm_engine import VllmGenerator
+
+        return VllmGenerator(settings)
+    raise ConfigError(
+        f"profile_engine: expected one of {', '.join(LLM_ENGINES)} to be asked, got "
+        f"'{settings.engine}'"
+    )
