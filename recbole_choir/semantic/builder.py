@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ from recbole_choir.semantic.priors import (
     group_priors,
     prefix_ids,
 )
+from recbole_choir.semantic.profiles.engines import TEMPLATE
+from recbole_choir.semantic.profiles.llm_profiles import LlmProfiles
+from recbole_choir.semantic.profiles.store import FILE_NAME
 from recbole_choir.semantic.quality import SnapshotGroups, quality_report, quality_table
 from recbole_choir.semantic.recipe import TEXT_INPUTS, Recipe, load_recipe
 from recbole_choir.semantic.snapshots import snapshot_times
@@ -48,6 +51,9 @@ logger = logging.getLogger(__name__)
 
 #: Raise it when the same recipe and inputs give another table than before.
 ALGORITHM_VERSION = 1
+
+#: Inputs that read the users' written profiles.
+PROFILE_INPUTS = ("text", "aligned")
 
 _PACKAGES = ("numpy", "pandas", "scipy", "faiss-cpu", "torch", "sentence-transformers")
 
@@ -79,8 +85,9 @@ def build(
         items: ``item_id``, optionally ``title`` (text), ``category`` (list of names or one name).
         recipe: A recipe, its fields, its name in ``properties/semantic`` or a YAML file.
         out_dir: Folder of the table. An older table there is replaced.
-        cache_dir: Where embeddings are kept between runs, so that an interrupted run resumes;
-            ``.embeddings`` beside ``out_dir`` by default.
+        cache_dir: Where embeddings and a language model's profiles are kept between runs, so that
+            an interrupted run resumes; ``.embeddings`` and ``.profiles`` beside ``out_dir`` by
+            default.
         device: Device of the text encoder; the encoder's choice by default.
         show_progress: Show progress bars.
 
@@ -89,6 +96,7 @@ def build(
 
     Raises:
         ConfigError: The recipe is wrong.
+        ProfileError: The language model's profiles cannot be written; what is written is kept.
         DataError: A frame is wrong, or no user has anything to be grouped by.
         TableError: The table cannot be written.
 
@@ -109,8 +117,9 @@ def build(
     if recipe.input in TEXT_INPUTS:
         cache = Path(cache_dir) if cache_dir is not None else out.parent / ".embeddings"
         encoder = Encoder(recipe.encoder, recipe.truncate_dim, cache_dir=cache, device=device)
-    with _stage("group users"):
-        grouping = group_users(frames, moments, recipe, encoder, show_progress)
+    profiles = _profile_writer(recipe, out, cache_dir, show_progress)
+    with _stage("group users"), closing(profiles) if profiles else nullcontext():
+        grouping = group_users(frames, moments, recipe, encoder, show_progress, profiles)
     pairs = category_pairs(frames.items)
     kinds = attribute_kinds(frames.users)
     with _stage("sum up groups"):
@@ -140,6 +149,7 @@ def build(
         statistics={
             "fitted_on": grouping.fitted_on,
             "users_with_group": [s["users_with_group"] for s in quality["snapshots"]],
+            **({"profiles": profiles.statistics} if profiles else {}),
         },
         profiles=grouping.profiles,
         embeddings=grouping.embeddings,
@@ -160,6 +170,17 @@ def table_key(
     """Key of the table that :func:`build` would make: 16 digits, good as the name of its folder."""
     frames = canonical_frames(interactions, users, items)
     return _key(load_recipe(recipe), describe_inputs(frames))
+
+
+def _profile_writer(
+    recipe: Recipe, out: Path, cache_dir: str | Path | None, show_progress: bool
+) -> LlmProfiles | None:
+    """Who asks the language model; None where nothing is to be asked."""
+    if recipe.input not in PROFILE_INPUTS or recipe.profile_engine == TEMPLATE:
+        return None
+    folder = Path(cache_dir) if cache_dir is not None else out.parent / ".profiles"
+    store = Path(recipe.profile.store) if recipe.profile.store else folder / FILE_NAME
+    return LlmProfiles(recipe.profile, store, recipe.windows_days, show_progress)
 
 
 def _tables(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +53,7 @@ def group_users(
     recipe: Recipe,
     encoder: Encoder | None,
     show_progress: bool = True,
+    profiles: Callable[[Frames], pd.Series] | None = None,
 ) -> Grouping:
     """Group the users of ``frames`` at each moment from the events strictly before it.
 
@@ -61,6 +63,7 @@ def group_users(
         recipe: Input, number of levels and codewords, seed.
         encoder: For inputs that embed text; unchanged texts come from its cache.
         show_progress: Show a progress bar.
+        profiles: Who writes the profiles, frames to texts by user id; by default the template.
 
     Raises:
         DataError: No user has a vector at the first snapshot.
@@ -71,13 +74,13 @@ def group_users(
     quantizer: RQKMeans | None = None
     n_clusters: list[int] = []
     fitted_on = 0
-    profiles = _Profiles()
+    written = _Profiles()
     embeddings = np.zeros((n_users, 0), np.float32)
     bar = tqdm(moments, desc="snapshots", unit="snapshot", disable=not show_progress)
     for index, moment in enumerate(bar):
         before = frames.before(float(moment))
         if source is None or recipe.codebooks == "per_snapshot":
-            source = make_input(recipe, encoder, show_progress=show_progress).fit(before)
+            source = make_input(recipe, encoder, profiles, show_progress).fit(before)
         x, valid = aligned_vectors(source, before)
         if quantizer is None or recipe.codebooks == "per_snapshot":
             if not valid.any():
@@ -96,11 +99,11 @@ def group_users(
                 *(index + 1, n_clusters, len(distinct)),
             )
         codes[index, valid] = quantizer.encode(x[valid])
-        profiles.add(index + 1, before.users[USER_ID], getattr(source, "texts", None))
+        written.add(index + 1, before.users[USER_ID], getattr(source, "texts", None))
         embeddings = np.where(valid[:, None], x, np.float32(0))
     if quantizer is None:
         raise DataError("snapshots: expected at least one moment, got none")
-    return Grouping(codes, quantizer, n_clusters, fitted_on, embeddings, profiles.frame())
+    return Grouping(codes, quantizer, n_clusters, fitted_on, embeddings, written.frame())
 
 
 def aligned_vectors(
