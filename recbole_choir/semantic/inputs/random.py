@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
-from numpy.typing import NDArray
-from pandas.util import hash_array
-from scipy.special import ndtri
 
 from recbole_choir.errors import ConfigError
 from recbole_choir.semantic.frames import Frames
+from recbole_choir.semantic.hashing import normal_of
 from recbole_choir.semantic.inputs.base import Vectors, user_ids_of
-
-_GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
 class RandomInput:
@@ -40,16 +34,5 @@ class RandomInput:
     def transform(self, frames: Frames) -> Vectors:
         """Vectors of ``frames.users``."""
         ids = user_ids_of(frames)
-        seed = _mix(np.array([self.seed % 2**64], dtype=np.uint64) + _GOLDEN)
-        start = _mix(hash_array(ids, categorize=False) ^ seed)  # [n]
-        counter = np.arange(1, self.dim + 1, dtype=np.uint64) * _GOLDEN  # [dim]
-        bits = _mix(start[:, None] + counter)  # [n, dim]
-        uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53  # in (0, 1)
-        return Vectors(ids, ndtri(uniform).astype(np.float32), np.ones(len(ids), dtype=bool))
-
-
-def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """splitmix64: every bit of the result depends on every bit of ``z``; overflow is meant."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+        x = normal_of(ids, self.dim, self.seed)
+        return Vectors(ids, x, np.ones(len(ids), dtype=bool))
