@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from recbole_choir.errors import ConfigError, DataError, TableError
+from recbole_choir.semantic.codebooks import (
+    check_on_few_points,
+    checked_codebooks,
+    codebook_name,
+    codebook_sizes,
+    greedy_codes,
+    mean_squared_distance,
+    sum_of_codewords,
+)
 from recbole_choir.semantic.kmeans import fit_kmeans, nearest_centroid
+from recbole_choir.semantic.points import (
+    as_points,
+    distinct_points,
+    first_distinct,
+    points_of_width,
+)
+from recbole_choir.semantic.tensor_file import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +41,6 @@ _VERSION: Final = 1
 # few starts guard against a poor one.
 _SMALL: Final = 1 << 24
 _STARTS_IF_SMALL: Final = 4
-# Squares of larger numbers overflow float32.
-_LARGEST: Final = 1e15
 
 
 class RQKMeans:
@@ -85,21 +96,10 @@ class RQKMeans:
         n_init: int | None = None,
         on_few_points: Literal["shrink", "raise"] = "shrink",
     ) -> None:
-        if isinstance(n_clusters, int | np.integer):
-            n_clusters = [int(n_clusters)] * n_levels
-        sizes = [int(k) for k in n_clusters]
-        if n_levels < 1:
-            raise ConfigError(f"n_levels: expected a number >= 1, got {n_levels}")
-        if len(sizes) != n_levels:
-            raise ConfigError(
-                f"n_clusters: expected one number or {n_levels}, one per level, got {len(sizes)}"
-            )
-        if min(sizes) < 1:
-            raise ConfigError(f"n_clusters: expected numbers >= 1, got {sizes}")
+        sizes = codebook_sizes(n_levels, n_clusters)
         if n_iter < 1 or (n_init is not None and n_init < 1):
             raise ConfigError(f"n_iter, n_init: expected numbers >= 1, got {n_iter}, {n_init}")
-        if on_few_points not in ("shrink", "raise"):
-            raise ConfigError(f"on_few_points: expected 'shrink' or 'raise', got {on_few_points!r}")
+        check_on_few_points(on_few_points)
         self.n_levels = n_levels
         self.n_clusters = sizes
         self.seed = int(seed)
@@ -121,7 +121,7 @@ class RQKMeans:
             DataError: ``x`` is not [n, D], holds nan or inf, has no rows, or has fewer distinct
                 rows than K with ``on_few_points='raise'``.
         """
-        rows = _distinct(_points(x))  # [n, D]
+        rows = distinct_points(as_points(x))  # [n, D]
         if len(rows) == 0:
             raise DataError(f"need >= {self.n_clusters[0]} points to fit the codebook, got 0")
         rng = np.random.default_rng(self.seed)
@@ -137,7 +137,7 @@ class RQKMeans:
     def _fit_level(
         self, residual: Float32, level: int, k: int, rng: np.random.Generator
     ) -> tuple[Float32, NDArray[np.int64]]:
-        distinct = _first_distinct(residual, k + 1)
+        distinct = first_distinct(residual, k + 1)
         if len(distinct) <= k:  # every row is a codeword, and nothing is left of it
             if len(distinct) < k:
                 message = f"need >= {k} points to fit the codebook, got {len(distinct)}"
@@ -164,15 +164,7 @@ class RQKMeans:
                 or it holds nan or inf.
         """
         codebooks = self._fitted()
-        residual = _points(x)
-        d = codebooks[0].shape[1]
-        if residual.shape[1] != d:
-            raise DataError(f"x: expected {d} columns as fitted, got {residual.shape[1]}")
-        codes = np.empty((len(residual), self.n_levels), dtype=np.int32)
-        for level, codebook in enumerate(codebooks):
-            codes[:, level] = nearest_centroid(residual, codebook)  # Eq. 2
-            residual = residual - codebook[codes[:, level]]  # Eq. 3
-        return codes
+        return greedy_codes(points_of_width(x, codebooks[0].shape[1]), codebooks)
 
     def reconstruct(self, codes: NDArray[Any]) -> Float32:
         """Sum of the codewords of each code.
@@ -186,22 +178,7 @@ class RQKMeans:
         Raises:
             DataError: Nothing is fitted, or a code is out of range.
         """
-        codebooks = self._fitted()
-        codes = np.asarray(codes)
-        if codes.ndim != 2 or codes.shape[1] > self.n_levels or codes.dtype.kind not in "iu":
-            raise DataError(
-                f"codes: expected integers [n, <= {self.n_levels}], got {codes.dtype} {codes.shape}"
-            )
-        out = np.zeros((len(codes), codebooks[0].shape[1]), dtype=np.float32)
-        for level in range(codes.shape[1]):
-            column, k = codes[:, level], len(codebooks[level])
-            if len(column) and not (column.min() >= 0 and column.max() < k):
-                raise DataError(
-                    f"codes of level {level + 1}: expected 0..{k - 1}, "
-                    f"got {column.min()}..{column.max()}"
-                )
-            out += codebooks[level][column]
-        return out
+        return sum_of_codewords(codes, self._fitted())
 
     def reconstruction_error(self, x: NDArray[Any]) -> float:
         """Mean squared distance between points and their reconstructions.
@@ -212,11 +189,8 @@ class RQKMeans:
         Returns:
             Mean over rows of |x - reconstruction|^2; nan without rows.
         """
-        points = _points(x)
-        left = points - self.reconstruct(self.encode(points))
-        if len(left) == 0:
-            return float("nan")
-        return float(np.einsum("nd,nd->", left, left, dtype=np.float64)) / len(left)
+        points = as_points(x)
+        return mean_squared_distance(points, self.reconstruct(self.encode(points)))
 
     def save(self, path: str | Path) -> None:
         """Write the codebooks as safetensors; the file appears whole or not at all.
@@ -227,7 +201,7 @@ class RQKMeans:
         Raises:
             DataError: Nothing is fitted.
         """
-        tensors = {_name(level): book for level, book in enumerate(self._fitted())}
+        tensors = {codebook_name(level): book for level, book in enumerate(self._fitted())}
         settings = {
             "n_levels": self.n_levels,
             "n_clusters": self.n_clusters,
@@ -236,12 +210,8 @@ class RQKMeans:
             "n_init": self.n_init,
             "on_few_points": self.on_few_points,
         }
-        metadata = {
-            "format": _FORMAT,
-            "version": str(_VERSION),
-            "settings": json.dumps(settings, sort_keys=True),
-        }
-        _write_whole(Path(path), save(tensors, metadata))
+        values = {"settings": json.dumps(settings, sort_keys=True)}
+        write_tensors(path, _FORMAT, _VERSION, tensors, values)
 
     @classmethod
     def load(cls, path: str | Path) -> RQKMeans:
@@ -253,103 +223,18 @@ class RQKMeans:
         Raises:
             TableError: There is no such file, it is damaged, something else's, or lacks a level.
         """
-        where = Path(path)
+        tensors, header = read_tensors(path, _FORMAT, _VERSION, "the codebooks")
         try:
-            with safe_open(where, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise TableError(f"{where}: the codebooks cannot be read: {error}") from error
-        found = (metadata.get("format"), metadata.get("version"))
-        if found != (_FORMAT, str(_VERSION)):
-            raise TableError(f"{where}: expected {_FORMAT} version {_VERSION}, got {found}")
-        try:
-            quantizer = cls(**json.loads(metadata["settings"]))
+            quantizer = cls(**json.loads(header["settings"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise TableError(f"{where}: the settings cannot be read: {error}") from error
-        names = [_name(level) for level in range(quantizer.n_levels)]
+            raise TableError(f"{path}: the settings cannot be read: {error}") from error
+        names = [codebook_name(level) for level in range(quantizer.n_levels)]
         if sorted(tensors) != sorted(names):
-            raise TableError(f"{where}: expected {names}, got {sorted(tensors)}: not fully fitted")
-        books = [tensors[name] for name in names]
-        d = books[0].shape[-1]
-        for name, book, k in zip(names, books, quantizer.n_clusters, strict=True):
-            whole = book.dtype == np.float32 and book.ndim == 2 and np.isfinite(book).all()
-            if not whole or not 1 <= len(book) <= k or book.shape[1] != d:
-                raise TableError(
-                    f"{where}: {name}: expected finite float32 [1..{k}, {d}], "
-                    f"got {book.dtype} {list(book.shape)}"
-                )
-        quantizer.codebooks = books
+            raise TableError(f"{path}: expected {names}, got {sorted(tensors)}: not fully fitted")
+        quantizer.codebooks = checked_codebooks(tensors, quantizer.n_clusters, path)
         return quantizer
 
     def _fitted(self) -> list[Float32]:
         if not self.codebooks:
             raise DataError("RQKMeans: expected fitted codebooks, got none: call fit or load first")
         return self.codebooks
-
-
-def _name(level: int) -> str:
-    return f"codebook_{level + 1}"
-
-
-def _points(x: NDArray[Any]) -> Float32:
-    """``x`` as a finite float32 matrix; -0.0 becomes 0.0, so that equal rows have equal bytes."""
-    array = np.asarray(x)
-    if array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind not in "fiub":
-        raise DataError(f"x: expected real numbers [n, D], got {array.dtype} {array.shape}")
-    with np.errstate(over="ignore"):  # what overflows is reported as inf
-        points = np.ascontiguousarray(array, dtype=np.float32) + np.float32(0.0)
-    n_bad = len(points) - int(np.isfinite(points).all(axis=1).sum())
-    if n_bad:
-        raise DataError(f"x: expected finite numbers, got nan or inf in {n_bad} of {len(x)} rows")
-    if points.size and float(np.abs(points).max()) > _LARGEST:
-        raise DataError(f"x: expected numbers up to {_LARGEST:.0e}, got {np.abs(points).max():.0e}")
-    return points
-
-
-def _distinct(x: Float32) -> Float32:
-    """Each different row once, in the order of first appearance."""
-    if len(x) == 0:
-        return x
-    # A row is told by 64 bits: a sum of its words, each mixed with its own odd factor. Sorting
-    # those is far faster than sorting rows; the comparison below rules a collision out.
-    words = x.view(np.uint32)
-    factors = np.random.default_rng(0).integers(1 << 63, size=x.shape[1], dtype=np.uint64)
-    factors = factors * np.uint64(2) + np.uint64(1)
-    digest = np.empty(len(x), dtype=np.uint64)
-    for start in range(0, len(x), 8192):
-        block = words[start : start + 8192].astype(np.uint64) * factors
-        block ^= block >> np.uint64(29)
-        digest[start : start + 8192] = block.sum(axis=1, dtype=np.uint64)
-    _, first, inverse = np.unique(digest, return_index=True, return_inverse=True)
-    if len(first) == len(x):
-        return x
-    same = first[inverse.reshape(-1)]
-    other = np.flatnonzero(same != np.arange(len(x)))
-    if not np.array_equal(x[other], x[same[other]]):
-        _, first = np.unique(x, axis=0, return_index=True)
-    return x[np.sort(first)]
-
-
-def _first_distinct(x: Float32, n: int) -> Float32:
-    """The distinct rows among as few leading rows as hold ``n`` of them, or all distinct rows."""
-    size = 2 * n
-    while True:
-        found = _distinct(x[:size])
-        if len(found) >= n or size >= len(x):
-            return found
-        size *= 8
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -122,17 +122,21 @@ class RQVAERecipe(_Part):
         latent: Width of the quantised latent.
         hidden: Hidden widths of the encoder; the decoder mirrors them.
         beta: Weight of the commitment loss.
-        epochs, batch_size, learning_rate: Of the training.
-        patience: Epochs without a better validation loss after which training stops.
+        epochs: At most.
+        warm_epochs: Epochs of the autoencoder alone, before k-means starts the codebooks.
+        batch_size: At most; smaller where an epoch would have fewer than 20 steps.
+        learning_rate: Of Adam.
+        patience: Epochs without a lower error on held-out vectors after which training stops.
     """
 
     latent: int = Field(default=32, ge=1)
-    hidden: list[Annotated[int, Field(ge=1)]] = Field(default=[128, 64], min_length=1)
+    hidden: list[Annotated[int, Field(ge=1)]] = Field(default=[256, 128], min_length=1)
     beta: float = Field(default=0.25, ge=0)
-    epochs: int = Field(default=100, ge=1)
-    batch_size: int = Field(default=1024, ge=2)
+    epochs: int = Field(default=200, ge=1)
+    warm_epochs: int = Field(default=10, ge=0)
+    batch_size: int = Field(default=1024, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
-    patience: int = Field(default=10, ge=1)
+    patience: int = Field(default=20, ge=1)
 
 
 class ItemRecipe(_Part):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -279,7 +280,7 @@ class TestFiles:
         def fail(handle: int) -> None:
             raise OSError("disk full")
 
-        monkeypatch.setattr(quantize.os, "fsync", fail)
+        monkeypatch.setattr(os, "fsync", fail)
         with pytest.raises(OSError, match="disk full"):
             RQKMeans(1, 2).fit(np.eye(2)).save(path)
         assert path.read_bytes() == before
