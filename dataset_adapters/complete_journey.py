@@ -3,8 +3,9 @@
 A household's basket in a store and week was exposed to the products that were on display there or
 in the mailer (promotions). Bought ones are the positives; of the others a recorded number for each
 positive, by a recorded seed, are the negatives. Purchases that were not promoted make no row: for
-them nothing is known of what else was seen. All rows of a basket share its time stamp, so that a
-row's history, strictly before it, holds nothing of its own basket.
+them nothing is known of what else was seen. They are what a household did before, and are written
+as ``.history``. All rows of a basket share its time stamp, so that a row's history, strictly before
+it, holds nothing of its own basket.
 
 References:
     dunnhumby, "The Complete Journey" (dunnhumby.com/source-files), in the one-year edition of the
@@ -93,8 +94,9 @@ class CompleteJourney(Adapter):
     #: to purchases of the four weeks before, plus one. negatives_per_positive: how many. seed: of
     #: negatives and thinning. first_week: rows start here, so that popularity has four weeks to
     #: look back on. sparse_households, sparse_weeks: that share of the households keeps each week
-    #: up to sparse_until with the second probability. max_rows: 0, or whole households are left
-    #: out, in an order drawn by the seed, until no more rows are left.
+    #: with the second probability: purchases in all weeks, rows up to sparse_until (later ones all
+    #: stay, so that every household is evaluated as it is). max_rows: 0, or whole households are
+    #: left out, in an order drawn by the seed, until no more rows are left.
     options: ClassVar[Mapping[str, Any]] = {
         "negatives": "uniform",
         "negatives_per_positive": 5,
@@ -152,17 +154,16 @@ class CompleteJourney(Adapter):
         yield "item", _product_table(listed)
         exposures = read_exposures(raw, ids, self.chosen["first_week"])
         rng = np.random.default_rng(self.chosen["seed"])
-        for chunk in self._rows(bought, exposures, ids, households, rng):
-            yield "inter", chunk
+        yield from self._events(bought, exposures, ids, households, rng)
 
-    def _rows(
+    def _events(
         self,
         bought: Purchases,
         exposures: Exposures,
         ids: Ints,
         households: Ints,
         rng: np.random.Generator,
-    ) -> Iterator[pd.DataFrame]:
+    ) -> Iterator[tuple[str, pd.DataFrame]]:
         n = len(ids)
         product = np.where(
             member(ids, bought.product_id), np.searchsorted(ids, bought.product_id), -1
@@ -170,14 +171,16 @@ class CompleteJourney(Adapter):
         slot = exposures.slot_of(bought.week, bought.store)
         place = exposures.find(slot, product, n)
         positive = (place >= 0) & bought.bought
-        kept = positive & self._kept(bought, households, positive, rng)
-        baskets = self._baskets(bought, kept, slot, place, exposures)
+        stays, known = self._kept(bought, households, positive, rng)
+        kept = positive & stays
+        baskets = self._baskets(bought, kept, slot, place)
         owner, item_place = self._draw(bought, baskets, product, exposures, n, rng)
         all_owner = np.concatenate([baskets.owner, owner])
         all_place = np.concatenate([baskets.place, item_place])
         label = np.repeat([1, 0], [len(baskets.owner), len(owner)])
         # By product within a basket: the order of the rows says nothing of the label.
         order = np.lexsort((all_place, all_owner))
+        other = known & bought.bought & (product >= 0) & ~kept
         self.facts |= {
             "purchases": len(bought.time) + bought.repeated,
             "purchases_of_one_product_again_in_a_basket": bought.repeated,
@@ -185,6 +188,7 @@ class CompleteJourney(Adapter):
             "purchases_of_unlisted_products": int(np.count_nonzero(product < 0)),
             "exposed_purchases": int(np.count_nonzero(positive)),
             "exposed_purchases_kept": len(baskets.owner),
+            "other_purchases_kept": int(np.count_nonzero(other)),
             "baskets": len(baskets.first),
             "negatives": len(owner),
             "negatives_missing": int(baskets.need.sum()) - len(owner),
@@ -197,7 +201,7 @@ class CompleteJourney(Adapter):
             at = baskets.first[all_owner[part]]
             where = all_place[part]
             display, mailer = exposures.names(where)
-            yield pd.DataFrame(
+            rows = pd.DataFrame(
                 {
                     "user_id:token": _text(bought.household[at]),
                     "item_id:token": _text(ids[exposures.product[where]]),
@@ -210,6 +214,18 @@ class CompleteJourney(Adapter):
                     "mailer_location:token": mailer,
                 }
             )
+            yield "inter", rows
+        places = np.flatnonzero(other)
+        for start in range(0, len(places), _ROWS):
+            at = places[start : start + _ROWS]
+            events = pd.DataFrame(
+                {
+                    "user_id:token": _text(bought.household[at]),
+                    "item_id:token": _text(bought.product_id[at]),
+                    "timestamp:float": bought.time[at].astype(np.int64),
+                }
+            )
+            yield "history", events
 
     def _kept(
         self,
@@ -217,41 +233,35 @@ class CompleteJourney(Adapter):
         households: Ints,
         positive: NDArray[np.bool_],
         rng: np.random.Generator,
-    ) -> NDArray[np.bool_]:
-        """Thin the weeks of some households, and leave out whole ones beyond ``max_rows``."""
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Thin the weeks of some households, and leave out whole ones beyond ``max_rows``.
+
+        Returns:
+            Which purchases may be rows, and which belong to what is known of a household.
+        """
         chosen = self.chosen
         who = np.searchsorted(households, bought.household)
-        kept = np.ones(len(who), dtype=bool)
-        share = chosen["sparse_households"]
+        stays = np.ones(len(who), dtype=bool)
+        known = np.ones(len(who), dtype=bool)
+        share, until = chosen["sparse_households"], chosen["sparse_until"]
         if share:
             sparse = np.zeros(len(households), dtype=bool)
             sparse[rng.permutation(len(households))[: round(share * len(households))]] = True
-            until = chosen["sparse_until"]
-            weeks = rng.random((len(households), until + 1)) < chosen["sparse_weeks"]
+            weeks = rng.random((len(households), int(bought.week.max()) + 1))
+            thin = sparse[who]
+            known[thin] = weeks[who[thin], bought.week[thin]] < chosen["sparse_weeks"]
             early = bought.week <= until
-            thin = sparse[who] & early
-            kept[thin] = weeks[who[thin], bought.week[thin]]
-            before = early & bought.bought
-            self.facts |= {
-                "sparse_households": int(sparse.sum()),
-                f"purchases_per_sparse_household_to_week_{until}": _mean(
-                    before & kept & sparse[who], int(sparse.sum())
-                ),
-                f"purchases_per_other_household_to_week_{until}": _mean(
-                    before & ~sparse[who], int((~sparse).sum())
-                ),
-                f"exposed_purchases_per_sparse_household_to_week_{until}": _mean(
-                    early & positive & kept & sparse[who], int(sparse.sum())
-                ),
-            }
+            stays = known | ~early
+            self.facts |= _sparsity(bought.bought & early, positive, known, thin, sparse, until)
         if chosen["max_rows"]:
             size = 1 + chosen["negatives_per_positive"]
-            rows = np.bincount(who[kept & positive], minlength=len(households)) * size
+            may = stays & positive & (bought.week >= chosen["first_week"])
+            rows = np.bincount(who[may], minlength=len(households)) * size
             order = rng.permutation(len(households))
             fits = np.zeros(len(households), dtype=bool)
             fits[order[np.cumsum(rows[order]) <= chosen["max_rows"]]] = True
-            kept &= fits[who]
-        return kept & (bought.week >= chosen["first_week"])
+            stays, known = stays & fits[who], known & fits[who]
+        return stays & (bought.week >= chosen["first_week"]), known
 
     def _baskets(
         self,
@@ -259,7 +269,6 @@ class CompleteJourney(Adapter):
         kept: NDArray[np.bool_],
         slot: Ints,
         place: Ints,
-        exposures: Exposures,
     ) -> Baskets:
         rows = np.flatnonzero(kept)
         if not len(rows):
@@ -335,8 +344,8 @@ class CompleteJourney(Adapter):
 class CompleteJourneySparse(CompleteJourney):
     """The same, harder and sparser: popular negatives, and most of most households' past removed.
 
-    55 % of the households keep each week of the training period with probability 6 %; what comes
-    after it stays, so that every household is evaluated as it is.
+    55 % of the households keep each week with probability 6 %; rows after the training period all
+    stay, so that every household is evaluated as it is, but not their other purchases.
     """
 
     name: ClassVar[str] = "complete-journey-sparse"
@@ -384,5 +393,25 @@ def _text(values: Ints) -> NDArray[np.object_]:
     return distinct.astype(str).astype(object)[inverse]
 
 
-def _mean(mask: NDArray[np.bool_], households: int) -> float:
-    return round(float(np.count_nonzero(mask)) / max(households, 1), 2)
+def _sparsity(
+    early: NDArray[np.bool_],
+    positive: NDArray[np.bool_],
+    known: NDArray[np.bool_],
+    thin: NDArray[np.bool_],
+    sparse: NDArray[np.bool_],
+    until: int,
+) -> dict[str, float | int]:
+    """Purchases a household up to the last thinned week, of thinned and of other households."""
+
+    def mean(mask: NDArray[np.bool_], households: int) -> float:
+        return round(float(np.count_nonzero(mask)) / max(households, 1), 2)
+
+    n, rest = int(sparse.sum()), int((~sparse).sum())
+    return {
+        "sparse_households": n,
+        f"purchases_per_sparse_household_to_week_{until}": mean(early & known & thin, n),
+        f"purchases_per_other_household_to_week_{until}": mean(early & ~thin, rest),
+        f"exposed_purchases_per_sparse_household_to_week_{until}": mean(
+            early & positive & known & thin, n
+        ),
+    }

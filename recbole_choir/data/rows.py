@@ -24,13 +24,15 @@ from recbole_choir.data.group_statistics import group_statistics, standardize_gr
 from recbole_choir.data.group_tables import GroupTables
 from recbole_choir.data.history import HistoryPool
 from recbole_choir.data.item_tables import ItemTables
-from recbole_choir.data.split import is_time_split
+from recbole_choir.data.split import is_time_split, time_order
 from recbole_choir.data.statistics import (
     ITEM_STAT_NAMES,
     USER_STAT_NAMES,
+    ActivityStatistics,
     Events,
     Standardizer,
     activity_statistics,
+    user_activity,
 )
 from recbole_choir.errors import ConfigError, DataError
 
@@ -75,6 +77,7 @@ class RowInputs:
         history_scope: str = "auto",
         categories: NDArray[np.integer] | None = None,
         labelled_history: bool = False,
+        past: Events | None = None,
     ) -> RowInputs:
         """Compute pointers and statistics.
 
@@ -86,6 +89,9 @@ class RowInputs:
                 carry held-out labels into training rows.
             categories: ``[n_items, k]`` category ids of each item, 0-padded, or None.
             labelled_history: Also keep a pool of all labelled events.
+            past: Positives that are no rows (purchases of what was not shown). They belong to the
+                histories and to what is counted of users, not to rates of items. With scope
+                ``train`` only those up to the last training row.
 
         Raises:
             ConfigError: ``all`` is asked for where the split is not one in time.
@@ -97,7 +103,10 @@ class RowInputs:
             raise DataError(f"row inputs: expected training rows, got none of {len(events)}")
         scope = _scope(history_scope, is_time_split([events.time[p] for p in parts]))
         counted = _counted(events, parts[0], scope)
-        bought = counted.take(counted.label > 0)
+        active = _with_past(
+            counted, past, events.time[parts[0]].max() if scope == "train" else None
+        )
+        bought = active.take(active.label > 0)
         rows = cls(
             events=events,
             parts=list(parts),
@@ -114,6 +123,9 @@ class RowInputs:
             pointers = rows.labelled.pointers(events.user, events.time)
             columns[LABELLED_START], columns[LABELLED_END] = pointers
         stats = activity_statistics(counted, events, categories)
+        if past is not None:
+            user, n_buy = user_activity(active, events.user, events.time, categories)
+            stats = ActivityStatistics(user, stats.item, n_buy)
         train = parts[0]
         for name, raw, names in (
             (USER_STATS, stats.user, USER_STAT_NAMES),
@@ -122,7 +134,7 @@ class RowInputs:
             rows.scales[name] = Standardizer.fit(raw, train, names)
             columns[name] = rows.scales[name].apply(raw)
         columns[N_BUY] = stats.n_buy.astype(np.float32)
-        rows.theta_act = _activity_threshold(events.take(train))
+        rows.theta_act = _activity_threshold(rows.known_in_training(past))
         logger.info(
             "history and statistics: %d rows, %d positives in the pool, scope %s",
             len(events), len(bought), scope,
@@ -133,6 +145,11 @@ class RowInputs:
     def counted(self) -> Events:
         """Events that may be counted, in the order of time: all of them, or training rows alone."""
         return _counted(self.events, self.parts[0], self.scope)
+
+    def known_in_training(self, past: Events | None = None) -> Events:
+        """Training rows, and the ``past`` events up to the last of them, in the order of time."""
+        trained = self.events.take(np.sort(self.parts[0]))
+        return _with_past(trained, past, float(trained.time.max()))
 
     @property
     def first_validation_time(self) -> float | None:
@@ -226,6 +243,21 @@ def _activity_threshold(train: Events) -> float:
     bought = np.bincount(train.user, weights=train.label)
     seen = np.bincount(train.user) > 0
     return max(1.0, float(np.percentile(bought[seen], 80)))
+
+
+def _with_past(events: Events, past: Events | None, until: float | None) -> Events:
+    """Events and the past ones up to a time, in the order of time."""
+    if past is None:
+        return events
+    if until is not None:
+        past = past.take(past.time <= until)
+    order = time_order(np.concatenate([events.time, past.time]))
+    return Events(
+        *(
+            np.concatenate([getattr(events, name), getattr(past, name)])[order]
+            for name in ("user", "item", "time", "label")
+        )
+    )
 
 
 def _consecutive(at: NDArray[np.int64]) -> bool:

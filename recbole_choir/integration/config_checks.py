@@ -101,6 +101,7 @@ KINDS: dict[str, str] = {
     "context_fields": "list|null",
     "category_field": "str|null",
     "title_field": "str|null",
+    "history_file": "str|null",
     "lr_final": "float|null",
     "raw_data_path": "str|null",
     "resume": "str|null",

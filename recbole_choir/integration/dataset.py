@@ -50,6 +50,7 @@ class _Shared:
     contexts: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
     scales: dict[str, Scale] = dataclasses.field(default_factory=dict)
     injection: Injection | None = None
+    past: Events | None = None
     splits: list[ChoirDataset] = dataclasses.field(default_factory=list)
 
 
@@ -242,6 +243,7 @@ class ChoirDataset(Dataset):
             config["history_scope"] or "auto",
             shared.categories,
             bool(config["labelled_history"]),
+            self._past_events(),
         )
         train = parts[0]
         self._contexts(frames[2], order, train)
@@ -265,6 +267,28 @@ class ChoirDataset(Dataset):
             history_length=int(config["history_length"]),
         )
         self._inject()
+
+    def _past_events(self) -> Events | None:
+        """Positives that are no rows: ``<dataset>.<history_file>``, in the order of time."""
+        suffix = self.config["history_file"]
+        if suffix is None:
+            return None
+        shared, names = self._shared, (self.uid_field, self.iid_field, self.time_field)
+        path = Path(self.dataset_path) / f"{self.dataset_name}.{suffix}"
+        separator, encoding = self.config["field_separator"], self.config["encoding"]
+        frame = feature_arrays.read_atomic(path, names, separator, encoding)
+        ids = [frame[f].map(self.field2token_id[f]).to_numpy(np.float64) for f in names[:2]]
+        stamps = frame[str(self.time_field)]
+        time = np.asarray(pd.to_numeric(stamps, errors="coerce"), dtype=np.float64)
+        good = np.isfinite(ids[0]) & np.isfinite(ids[1]) & np.isfinite(time)
+        logger.info(
+            "%s: %d positives that are no rows, %d left out (user or item unknown, or no time)",
+            path.name, np.count_nonzero(good), np.count_nonzero(~good),
+        )  # fmt: skip
+        order = np.flatnonzero(good)[time_order(time[good])]
+        user, item = (v[order].astype(np.int64) for v in ids)
+        shared.past = Events(user, item, time[order], np.ones(len(order), dtype=np.float32))
+        return shared.past
 
     def _features(
         self, feat: pd.DataFrame, fields: tuple[str, ...], seen: NDArray[np.int64]
@@ -345,12 +369,13 @@ class ChoirDataset(Dataset):
         """What a semantic table may be made from, with raw ids.
 
         Returns:
-            ``interactions``: user_id, item_id, timestamp (float64) and label of the TRAINING rows.
+            ``interactions``: user_id, item_id, timestamp (float64) and label of the TRAINING rows
+            and of the positives of ``history_file`` up to the last of them.
             ``users``: user_id and the user attributes of every user of the vocabulary: texts as in
             the file, None where missing; float fields as numbers. ``items``: item_id, title (text),
             category (list of texts) and the other item attributes, of every item.
         """
-        train = self.row_inputs.events.take(np.sort(self.row_inputs.parts[0]))
+        train = self.row_inputs.known_in_training(self._shared.past)
         users, items = (self.field2id_token[f] for f in (self.uid_field, self.iid_field))
         interactions = pd.DataFrame(
             {

@@ -126,6 +126,7 @@ def test_counts_and_negatives_are_in_the_manifest(tmp_path: Path) -> None:
         "purchases_of_unlisted_products": 0,
         "exposed_purchases": 3,
         "exposed_purchases_kept": 3,
+        "other_purchases_kept": 2,
         "baskets": 3,
         "negatives": 8,
         "negatives_missing": 7,
@@ -136,6 +137,15 @@ def test_counts_and_negatives_are_in_the_manifest(tmp_path: Path) -> None:
     assert manifest["negatives"]["kind"] == "uniform"
     assert manifest["negatives"]["per_positive"] == 5
     assert manifest["negatives"]["seed"] == manifest["settings"]["seed"] == 5
+
+
+def test_other_purchases_are_history(tmp_path: Path) -> None:
+    out = convert(write_raw(tmp_path / "raw"), tmp_path / "out")
+    assert (out / "complete-journey.history").read_text().splitlines() == [
+        "user_id:token\titem_id:token\ttimestamp:float",
+        f"7\t6\t{int(pd.Timestamp('2017-01-25 10:00:00').timestamp())}",  # before the first week
+        f"7\t2\t{int(pd.Timestamp('2017-03-01 10:00:00').timestamp())}",  # was not promoted
+    ]
 
 
 def test_products_and_households_keep_their_gaps(tmp_path: Path) -> None:
@@ -252,6 +262,12 @@ def test_thinning_takes_early_weeks_of_the_share_of_households(tmp_path: Path) -
     key = ["basket_id", "item_id"]
     expected = every.loc[positives, key].values.tolist()
     assert thin.loc[thin["label"] == "1", key].values.tolist() == expected
+    # Purchases of thinned households are gone in all weeks, those of the others are all there.
+    history = read(out, "history")["user_id"].value_counts()
+    whole = read(tmp_path / "a", "history")["user_id"].value_counts()
+    others = {u for u in whole.index if history.get(u, 0) == whole[u]}
+    assert len(others) == 10
+    assert set(history.index) == others
 
 
 def test_max_rows_leaves_out_whole_households(tmp_path: Path) -> None:
