@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,23 +13,18 @@ import pytest
 from recbole_choir.semantic.frames import Frames
 from recbole_choir.semantic.inputs.interest import InterestInput
 from recbole_choir.semantic.interest import training
+from recbole_choir.semantic.items.base import ItemVectors
 from recbole_choir.semantic.recipe import InterestRecipe
 
 DIM = 8
 SMALL = InterestRecipe(length=6, width=16, epochs=3, batch_size=16)
 
 
-class FakeVectors(NamedTuple):
-    item_ids: np.ndarray
-    x: np.ndarray
-    valid: np.ndarray
-
-
-def vectors_of(frames: Frames) -> FakeVectors:
+def vectors_of(frames: Frames) -> ItemVectors:
     """Vectors by item id alone; item i01 has none."""
     ids = frames.items["item_id"].to_numpy(object)
     x = np.stack([np.random.default_rng(int(i[1:])).standard_normal(DIM) for i in ids])
-    return FakeVectors(ids, x.astype(np.float32), ids != "i01")
+    return ItemVectors(ids, x.astype(np.float32), ids != "i01")
 
 
 def random_frames(n_users: int = 40, n: int = 500, seed: int = 0) -> Frames:
@@ -127,7 +122,7 @@ def test_without_a_positive_nobody_is_valid() -> None:
     assert not source.transform(frames.before(50)).valid.any()
 
 
-def structured_frames(seed: int = 0) -> tuple[Frames, Callable[[Frames], FakeVectors]]:
+def structured_frames(seed: int = 0) -> tuple[Frames, Callable[[Frames], ItemVectors]]:
     """Users walk around a ring of six kinds: the next item's kind is the last one's plus one."""
     rng = np.random.default_rng(seed)
     kinds, per_kind, n_users, n_events = 6, 5, 120, 12
@@ -146,9 +141,9 @@ def structured_frames(seed: int = 0) -> tuple[Frames, Callable[[Frames], FakeVec
     x = centre[np.arange(len(ids)) // per_kind] + 0.1 * rng.standard_normal((len(ids), DIM))
     table = dict(zip(ids, x.astype(np.float32), strict=True))
 
-    def item_vectors(frames: Frames) -> FakeVectors:
+    def item_vectors(frames: Frames) -> ItemVectors:
         order = frames.items["item_id"].to_numpy(object)
-        return FakeVectors(order, np.stack([table[i] for i in order]), np.ones(len(order), bool))
+        return ItemVectors(order, np.stack([table[i] for i in order]), np.ones(len(order), bool))
 
     users = pd.DataFrame({"user_id": sorted(set(events["user_id"]))})
     return Frames(events, users, items), item_vectors

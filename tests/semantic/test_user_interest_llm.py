@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from recbole_choir.semantic.inputs.interest import InterestInput
 from recbole_choir.semantic.interest import language_model, levels, prompts, training
 from recbole_choir.semantic.interest.data import interest_data
 from recbole_choir.semantic.interest.history import read_histories
+from recbole_choir.semantic.items.base import ItemVectors
 from recbole_choir.semantic.recipe import InterestRecipe
 
 pytest.importorskip("peft")
@@ -28,17 +29,11 @@ WORDS = (
 )
 
 
-class FakeVectors(NamedTuple):
-    item_ids: np.ndarray
-    x: np.ndarray
-    valid: np.ndarray
-
-
-def vectors_of(frames: Frames) -> FakeVectors:
+def vectors_of(frames: Frames) -> ItemVectors:
     ids = frames.items["item_id"].to_numpy(object)
     centre = np.random.default_rng(5).standard_normal((4, DIM))
     x = [centre[int(i[1:]) % 4] + 0.1 * np.random.default_rng(int(i[1:])).random() for i in ids]
-    return FakeVectors(ids, np.stack(x).astype(np.float32), np.ones(len(ids), bool))
+    return ItemVectors(ids, np.stack(x).astype(np.float32), np.ones(len(ids), bool))
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ from recbole_choir.semantic.inputs.base import Vectors, user_ids_of
 from recbole_choir.semantic.interest.data import (
     InterestData,
     InterestEngine,
-    ItemVectorsLike,
     interest_data,
 )
 from recbole_choir.semantic.interest.diagnostics import Diagnostics
 from recbole_choir.semantic.interest.history import row_of
 from recbole_choir.semantic.interest.llm import LLMEngine
 from recbole_choir.semantic.interest.transformer import TransformerEngine
+from recbole_choir.semantic.items.base import ItemVectors
 from recbole_choir.semantic.recipe import InterestRecipe
 
 
@@ -51,7 +51,7 @@ class InterestInput:
 
     def __init__(
         self,
-        item_vectors: Callable[[Frames], ItemVectorsLike],
+        item_vectors: Callable[[Frames], ItemVectors],
         settings: InterestRecipe | None = None,
         seed: int = 0,
         *,

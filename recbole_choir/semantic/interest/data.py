@@ -15,27 +15,9 @@ from recbole_choir.semantic.fingerprint import fingerprint_json
 from recbole_choir.semantic.frames import ITEM_ID, USER_ID, Frames
 from recbole_choir.semantic.interest.diagnostics import Diagnostics
 from recbole_choir.semantic.interest.history import Histories, read_histories, row_of
+from recbole_choir.semantic.items.base import ItemVectors
 
 Ints = NDArray[np.int64]
-
-
-class ItemVectorsLike(Protocol):
-    """Vectors of items, in any order of items."""
-
-    @property
-    def item_ids(self) -> NDArray[np.object_]:
-        """[n]."""
-        ...
-
-    @property
-    def x(self) -> NDArray[np.float32]:
-        """[n, d]."""
-        ...
-
-    @property
-    def valid(self) -> NDArray[np.bool_]:
-        """[n]; False: nothing is known of this item."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -85,7 +67,7 @@ class InterestEngine(Protocol):
         ...
 
 
-def interest_data(frames: Frames, items: ItemVectorsLike) -> InterestData:
+def interest_data(frames: Frames, items: ItemVectors) -> InterestData:
     """Bring frames and item vectors into one order that does not depend on that of their rows."""
     ids = np.asarray(items.item_ids, dtype=object)
     nonzero = (np.asarray(items.x) != 0).any(axis=1)

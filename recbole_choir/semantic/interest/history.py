@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pandas.util import hash_array
 
 from recbole_choir.semantic.frames import ITEM_ID, TIMESTAMP, USER_ID, Frames
+from recbole_choir.semantic.hashing import hash_of, mixed
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ HELD_OUT: Final = 0.1
 
 @dataclass(frozen=True)
 class Histories:
-    """Positives sorted by user, time and item: one pool, one range a user.
+    """Positives sorted by user and time: one pool, one range a user.
 
     Args:
         user_ids: object [U], sorted.
@@ -50,7 +50,7 @@ class Histories:
 def read_histories(frames: Frames, item_ids: Objects) -> Histories:
     """The positives of ``frames`` whose item is one of ``item_ids``.
 
-    Nothing depends on the order of rows: users are sorted by id, events by user, time and item.
+    Nothing depends on the order of rows: users are sorted by id, events by user, time and a hash.
     Positives of other items (they have no vector) are left out and counted in the log.
 
     Args:
@@ -69,7 +69,10 @@ def read_histories(frames: Frames, item_ids: Objects) -> Histories:
             *(int((~kept).sum()), len(kept)),
         )
     user, item, time = user[kept], item[kept], time[kept]
-    order = np.lexsort((item, time, user))
+    # Positives of one moment have no order: a hash gives them one. That of the ids would have the
+    # newest of a long basket be those with the largest ids.
+    tie = mixed(hash_of(item_ids)[item] ^ mixed(hash_of(user_ids))[user])
+    order = np.lexsort((item, tie, time, user))
     user, item, time = user[order], item[order], time[order]
     first = np.searchsorted(user, np.arange(len(user_ids) + 1)).astype(np.int64)
     new = np.ones(len(user), dtype=bool)
@@ -147,8 +150,8 @@ def held_out_users(user_ids: Objects, candidates: Ints, seed: int) -> Ints:
     if len(candidates) < 2:
         return candidates[:0]
     n = max(1, round(HELD_OUT * len(candidates)))
-    ids = np.array([f"{seed}\0{one}" for one in user_ids[candidates]], dtype=object)
-    order = np.argsort(hash_array(ids, categorize=False), kind="stable")
+    salt = mixed(np.array([seed % 2**64], dtype=np.uint64))
+    order = np.argsort(mixed(hash_of(user_ids[candidates]) ^ salt), kind="stable")
     return np.sort(candidates[order[:n]])
 
 
