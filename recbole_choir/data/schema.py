@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 if TYPE_CHECKING:
+    from recbole_choir.data.activity import Activity
     from recbole_choir.data.clusters import Clusters
     from recbole_choir.data.item_tables import ItemTables
     from recbole_choir.data.semantic_table import GroupTables
@@ -64,6 +65,7 @@ class ModelInputs:
         groups: The group-level arrays, or None without a semantic table.
         items: Semantic ids and content vectors of items, or None where nothing asked for them.
         clusters: Members, behaviour and activity of user and item clusters, or None.
+        activity: Training rows and tail flags by id, or None where nothing asked for them.
         item_categories: ``int64 [n_items, k]`` category ids of each item, 0-padded, or None.
         theta_act: 80th percentile of the positives per user in the training rows (PAPER_GAPS C5).
         history_length: L, the longest history in a batch.
@@ -75,6 +77,7 @@ class ModelInputs:
     groups: GroupTables | None = None
     items: ItemTables | None = None
     clusters: Clusters | None = None
+    activity: Activity | None = None
     item_categories: torch.Tensor | None = None
     theta_act: float = 1.0
     history_length: int = 50
@@ -89,6 +92,8 @@ class ModelInputs:
             self.items = self.items.to(device)
         if self.clusters is not None:
             self.clusters = self.clusters.to(device)
+        if self.activity is not None:
+            self.activity = self.activity.to(device)
         if self.item_categories is not None:
             self.item_categories = self.item_categories.to(device)
         return self

@@ -16,6 +16,7 @@ from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureType, ModelType
 
+from recbole_choir.data.activity import Activity
 from recbole_choir.data.clusters import Clusters
 from recbole_choir.data.group_tables import GroupTables, Scale
 from recbole_choir.data.item_tables import ItemTables
@@ -266,6 +267,8 @@ class ChoirDataset(Dataset):
             theta_act=shared.rows.theta_act,
             history_length=int(config["history_length"]),
         )
+        if "activity" in self._needs():
+            shared.inputs.activity = self._activity()
         self._inject()
 
     def _past_events(self) -> Events | None:
@@ -431,10 +434,10 @@ class ChoirDataset(Dataset):
 
     def needs_semantic_table(self) -> bool:
         """Whether anything in this run reads a semantic table."""
-        return bool(self._needs())
+        return bool(self._needs() - {"activity"})
 
     def _needs(self) -> frozenset[str]:
-        """Of groups, group_stats, items, cross_stats and clusters."""
+        """Of groups, group_stats, items, cross_stats and clusters; and activity, of the rows."""
         injected = set() if _reads_tables(self.config) else set(self.config["inject"] or ())
         needs = {"groups"} if injected & {"group_id", "group_attr", "group_seq"} else set()
         if self.config["group_stats"] or "group_stats" in injected:
@@ -483,16 +486,24 @@ class ChoirDataset(Dataset):
                 inputs.clusters = self._clusters(groups, inputs.items)
         self._inject()
 
-    def _clusters(self, groups: GroupTables, items: ItemTables) -> Clusters:
-        """Clusters of users and items; head and tail are those of the evaluation."""
-        config = self.config
-        segments = Segments.fit(
+    def _segments(self) -> Segments:
+        """Head and tail as the evaluation defines them, by the training rows."""
+        return Segments.fit(
             *self.train_events(),
             self.user_num,
             self.item_num,
-            tail_user=config["tail_user"],
-            tail_item=config["tail_item"],
+            tail_user=self.config["tail_user"],
+            tail_item=self.config["tail_item"],
         )
+
+    def _activity(self) -> Activity:
+        user, item, _ = self.train_events()
+        segments = self._segments()
+        return Activity.count(user, item, segments.tail_user, segments.tail_item)
+
+    def _clusters(self, groups: GroupTables, items: ItemTables) -> Clusters:
+        """Clusters of users and items; head and tail are those of the evaluation."""
+        config, segments = self.config, self._segments()
         return Clusters.build(
             groups,
             items,

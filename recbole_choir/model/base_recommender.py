@@ -33,6 +33,7 @@ from recbole_choir.model.settings import (
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
 
+    from recbole_choir.data.activity import Activity
     from recbole_choir.data.schema import ModelInputs
 
 
@@ -146,7 +147,8 @@ class ChoirRecommender(ContextRecommender):
         """What a dataset must provide beyond the rows.
 
         Of ``groups`` (clusters of users), ``group_stats``, ``items`` (semantic ids and vectors of
-        items) and ``clusters`` (what AKT-Rec reads of both, and the cross statistics).
+        items), ``clusters`` (what AKT-Rec reads of both, and the cross statistics) and
+        ``activity`` (training rows and tail flags by id, which need no semantic table).
 
         Args:
             config: The run's configuration.
@@ -225,6 +227,19 @@ class ChoirRecommender(ContextRecommender):
                 value = value[:, 0]  # RecBole stores a numerical feature as (value, index)
             values.append(value)
         return torch.cat(self.context_bank(values), dim=-1)
+
+    def require_activity(self, inputs: ModelInputs) -> Activity:
+        """Return the training rows and tail flags by id.
+
+        Raises:
+            ConfigError: If the dataset was built for a model that does not need them.
+        """
+        if inputs.activity is None:
+            raise ConfigError(
+                f"{type(self).__name__}: expected a dataset with activity (tail flags by training "
+                "rows), got one built for another model"
+            )
+        return inputs.activity
 
     def require_group_stats(self) -> int:
         """Return the number of group statistics.
