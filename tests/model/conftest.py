@@ -9,14 +9,18 @@ import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_choir.data.activity import Activity
 from recbole_choir.data.clusters import ClusterBehaviour, Clusters, ClusterSide
 from recbole_choir.data.group_tables import GroupTables
 from recbole_choir.data.item_tables import ItemTables
+from recbole_choir.data.rows import RowInputs
 from recbole_choir.data.schema import FeatureSchema, Field, ModelInputs
+from recbole_choir.data.statistics import Events
 from recbole_choir.model.context_aware_recommender.aktrec import AKTRec
 from recbole_choir.model.context_aware_recommender.base import Base
 from recbole_choir.model.context_aware_recommender.base_mm import BaseMM
@@ -94,9 +98,36 @@ def make_groups(seed: int = 0) -> GroupTables:
     )
 
 
+N_ROWS, N_TRAIN = 500, 400
+
+
+def make_rows(seed: int = 0) -> RowInputs:
+    """Rows of users and items with few and many of them, in the order of time."""
+    rng = np.random.default_rng(seed)
+    user = np.minimum(rng.geometric(0.12, N_ROWS), N_USERS - 3)  # the last two have no row
+    item = np.minimum(rng.geometric(0.1, N_ROWS), N_ITEMS - 5)  # the last four have no row
+    label = (rng.random(N_ROWS) < 0.6).astype(np.float32)
+    events = Events(user, item, np.arange(N_ROWS, dtype=np.float64), label)
+    parts = np.split(np.arange(N_ROWS), [N_TRAIN, N_TRAIN + 50])
+    rows = RowInputs.build(events, parts)
+    rows.columns["snapshot"] = np.arange(N_ROWS) * (N_SNAPSHOTS + 1) // N_ROWS
+    return rows
+
+
+def make_activity(rows: RowInputs) -> Activity:
+    """Tail: users with fewer than 15 training rows, items with fewer than 10."""
+    train = rows.events.take(rows.parts[0])
+    few = [
+        np.bincount(ids, minlength=n) < limit
+        for ids, n, limit in ((train.user, N_USERS, 15), (train.item, N_ITEMS, 10))
+    ]
+    return Activity.count(train.user, train.item, *few)
+
+
 def make_dataset(seed: int = 0, groups: Any = "some") -> SimpleNamespace:
-    """A fake of a ChoirDataset: only its ``model_inputs``."""
+    """A fake of a ChoirDataset: only its ``model_inputs`` and ``row_inputs``."""
     rng = torch.Generator().manual_seed(seed)
+    rows = make_rows(seed)
     inputs = ModelInputs(
         schema=SCHEMA,
         user_features=_features(rng, SCHEMA.user_attrs, N_USERS),
@@ -104,8 +135,9 @@ def make_dataset(seed: int = 0, groups: Any = "some") -> SimpleNamespace:
         groups=make_groups(seed) if groups == "some" else groups,
         theta_act=4.0,
         history_length=L,
+        activity=make_activity(rows),
     )
-    return SimpleNamespace(model_inputs=inputs)
+    return SimpleNamespace(model_inputs=inputs, row_inputs=rows)
 
 
 AKT_CODES = [2, 3, 2]
@@ -228,6 +260,9 @@ def make_batch(n: int = 64, seed: int = 1) -> Interaction:
         user[0] = 0
         item[1] = 0
         history[2] = 0
+    exposed = torch.Generator().manual_seed(seed + 1000)
+    seen = _ids(exposed, N_ITEMS, n, L, low=1)
+    seen = seen * (torch.arange(L) < _ids(exposed, L + 1, n)[:, None])
     return Interaction(
         {
             "user_id": user,
@@ -235,6 +270,9 @@ def make_batch(n: int = 64, seed: int = 1) -> Interaction:
             "label": (torch.rand(n, generator=rng) < 0.4).float(),
             "hist_items": history,
             "hist_len": length,
+            "labelled_items": seen,
+            "labelled_len": (seen > 0).sum(1),
+            "hist_labels": (torch.rand(n, L, generator=exposed) < 0.5).float() * (seen > 0),
             "user_stats": torch.randn(n, 5, generator=rng),
             "item_stats": torch.randn(n, 4, generator=rng),
             "group_stats": torch.randn(n, 6, generator=rng),
@@ -267,7 +305,7 @@ def build(cls: type, seed: int = 0, dataset: Any = None, **settings: Any) -> Any
     """A model of ``cls`` with weights drawn from ``seed``."""
     torch.manual_seed(seed)
     if dataset is None:
-        dataset = make_akt_dataset() if cls in (AKTRec, BaseMM) else make_dataset()
+        dataset = make_akt_dataset() if issubclass(cls, (AKTRec, BaseMM)) else make_dataset()
     return cls(make_config(**settings), dataset)
 
 

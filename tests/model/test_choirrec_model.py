@@ -362,3 +362,12 @@ def test_mlp_attention_has_weights_of_its_own_per_channel(helpers) -> None:
     assert own is not group
     assert not torch.equal(own.first.weight, group.first.weight)
     assert helpers.choir().history_attention.query is not helpers.choir().group_attention.query
+
+
+def test_padding_of_the_group_sequence_is_invisible(helpers) -> None:
+    batch, dataset = helpers.batch(), helpers.dataset()
+    groups = dataset.model_inputs.groups
+    pad = torch.zeros(7, 3, dtype=torch.int32)
+    groups.group_seq = torch.cat([pad, groups.group_seq], dim=1)
+    padded, plain = helpers.choir(dataset=dataset).eval(), helpers.choir().eval()
+    torch.testing.assert_close(padded(batch), plain(batch), rtol=0, atol=1e-6)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from recbole_choir.data import fields
-from recbole_choir.model.base_recommender import ChoirRecommender
+from recbole_choir.model.base_recommender import ChoirRecommender, Features
 from recbole_choir.model.layers.channel import Channel
 from recbole_choir.model.settings import ConfigLike, read_bool
 
@@ -33,7 +33,8 @@ class Base(ChoirRecommender):
         super().__init__(config, dataset)
         self.use_group_stats = read_bool(config, "use_group_stats", False)
         extra = self.require_group_stats() if self.use_group_stats else 0
-        self.individual = Channel(self.h0_width + extra, self.widths, self.dropout_prob)
+        self.tower_width = self.h0_width + extra
+        self.individual = Channel(self.tower_width, self.widths, self.dropout_prob)
 
     @classmethod
     def needs(cls, config: ConfigLike) -> frozenset[str]:
@@ -42,9 +43,14 @@ class Base(ChoirRecommender):
             return frozenset({"groups", "group_stats"})
         return frozenset()
 
-    def forward(self, interaction: Interaction) -> torch.Tensor:
-        """Logit ``[B]`` of each row."""
-        h0 = self.encode(interaction, self.item_tokens(interaction)).concat()
+    def h0(self, interaction: Interaction, features: Features) -> torch.Tensor:
+        """Input of the tower ``[B, .]``: the features, and the group statistics if they are on."""
+        h0 = features.concat()
         if self.use_group_stats:
             h0 = torch.cat([h0, self.statistics(interaction, fields.GROUP_STATS)], dim=-1)
-        return self.individual(h0)
+        return h0
+
+    def forward(self, interaction: Interaction) -> torch.Tensor:
+        """Logit ``[B]`` of each row."""
+        features = self.encode(interaction, self.item_tokens(interaction))
+        return self.individual(self.h0(interaction, features))

@@ -32,9 +32,25 @@ class Channel(nn.Module):
         self.rest = MLP(widths[1], widths[2:], None, dropout)
         self.head = linear(widths[-1], 1)
 
-    def mid(self, h0: torch.Tensor) -> torch.Tensor:
-        """``h_mid`` ``[B, widths[0]]`` of the input ``[B, n_in]``."""
-        return self.first(h0)
+    def blocks(self) -> list[nn.Module]:
+        """The hidden layers, in order; each ends with its activation and dropout."""
+        return [self.first, self.hidden, *self.rest]
+
+    def mid(self, h0: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
+        """``h_mid`` ``[B, widths[0]]`` of the input ``[B, n_in]``.
+
+        Args:
+            h0: ``[B, n_in]``.
+            added: ``[B, widths[0]]``, joins the first layer before its activation
+                (:class:`recbole_choir.model.layers.further_inputs.FurtherInputs`).
+        """
+        if added is None:
+            return self.first(h0)
+        first, *rest = self.first
+        x = first(h0) + added
+        for layer in rest:
+            x = layer(x)
+        return x
 
     def logit(self, mid: torch.Tensor, injected: torch.Tensor | None = None) -> torch.Tensor:
         """Logit ``[B]`` from ``h_mid`` and, if given, ``h_fuse`` ``[B, widths[1]]``."""
@@ -43,6 +59,6 @@ class Channel(nn.Module):
             post = post + injected
         return self.head(self.rest(post)).squeeze(-1)
 
-    def forward(self, h0: torch.Tensor) -> torch.Tensor:
-        """Logit ``[B]`` of the input ``[B, n_in]``, nothing injected."""
-        return self.logit(self.mid(h0))
+    def forward(self, h0: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
+        """Logit ``[B]`` of the input ``[B, n_in]``; ``added`` as in :meth:`mid`."""
+        return self.logit(self.mid(h0, added))
