@@ -6,13 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recbole_choir.semantic.inputs.base import idf
+from recbole_choir.semantic.items.cooccurrence import Pairs
 
 Ints = NDArray[np.int64]
 
 
 def user_pairs(
-    users: NDArray[np.integer], items: NDArray[np.integer], n_users: int, n_pairs: int, seed: int
-) -> Ints:
+    users: NDArray[np.integer], items: NDArray[np.integer], n_users: int, draws: int, seed: int
+) -> Pairs:
     """Draw pairs of users through the items that both chose.
 
     ::
@@ -29,11 +30,15 @@ def user_pairs(
         users: int [E] row of each positive's user, in any order.
         items: int [E] row of its item.
         n_users: Users in all.
-        n_pairs: Pairs to draw, with replacement: a pair drawn twice counts twice.
+        draws: Pairs to draw, with replacement.
         seed: Of the draws.
 
     Returns:
-        int64 [n_pairs, 2] of different users; [0, 2] where no two share an item.
+        The pairs that were drawn, each once, with the number of times; none where no two users
+        share an item.
+
+    References:
+        AKT-Rec, section 3.1.1, Eq. 1, applied to users.
     """
     # each (user, item) once, sorted by item, then user
     key = np.unique(np.asarray(items, np.int64) * n_users + np.asarray(users, np.int64))
@@ -47,13 +52,15 @@ def user_pairs(
     total = np.bincount(user, weight, minlength=n_users)
     weight = np.divide(weight, total[user], out=np.zeros_like(weight), where=total[user] > 0)
     reach = np.cumsum(weight)
-    if len(reach) == 0 or reach[-1] <= 0 or n_pairs < 1:
-        return np.zeros((0, 2), np.int64)
+    if len(reach) == 0 or reach[-1] <= 0 or draws < 1:
+        return Pairs(*(np.zeros(0, np.int64) for _ in range(3)))
     rng = np.random.default_rng([seed, 3])
-    at = np.searchsorted(reach, rng.random(n_pairs) * reach[-1], side="right")
+    at = np.searchsorted(reach, rng.random(draws) * reach[-1], side="right")
     at = np.minimum(at, np.flatnonzero(weight > 0)[-1])  # rounding may point past the end
     start, count = first[of_event[at]], size[of_event[at]]
     # one of the others: a step of 1 .. count - 1 around the item's users
-    step = 1 + (rng.random(n_pairs) * (count - 1)).astype(np.int64)
+    step = 1 + (rng.random(draws) * (count - 1)).astype(np.int64)
     other = start + (at - start + np.minimum(step, count - 1)) % count
-    return np.stack([user[at], user[other]], axis=1)
+    low, high = np.minimum(user[at], user[other]), np.maximum(user[at], user[other])
+    pair, count = np.unique(low * n_users + high, return_counts=True)
+    return Pairs(pair // n_users, pair % n_users, count.astype(np.int64))
