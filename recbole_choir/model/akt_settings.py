@@ -176,7 +176,7 @@ class AKTSettings:
             lambda2=number("lambda2"),
             trans_temperature=number("trans_temperature", 1e-3),
             detach_negatives=flag("detach_negatives"),
-            trans_max_anchors=read_size(config, "trans_max_anchors", 512),
+            trans_max_anchors=read_size(config, "trans_max_anchors", 256),
             use_ortho=flag("use_ortho"),
             lambda_ortho=number("lambda_ortho"),
             clust_mode=choice("clust_mode", CLUST_MODES),

@@ -464,8 +464,8 @@ class AKTRec(ChoirRecommender):
         """What losses, gates and embeddings did over the epoch so far.
 
         ``loss_trans``, ``loss_ortho`` per step; ``frac_paired_users`` and ``_items``, of the
-        distinct ids of batches; ``mean_alpha_fusion`` and ``mean_alpha_fusion_level_1`` (least active) to
-        ``_5``, the weight of the cluster view; and :func:`gate_report` of users and items.
+        distinct ids of batches; ``mean_alpha_fusion`` and ``mean_alpha_fusion_level_1`` (least
+        active) to ``_5``, the weight of the cluster view; and :func:`gate_report` of both sides.
         """
         figures = {**self.transfer_meter.report(), **self.gate_meter.report()}
         if figures:

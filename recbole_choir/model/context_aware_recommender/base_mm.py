@@ -58,8 +58,8 @@ class BaseMM(ChoirRecommender):
         self.reads_tables = bool(self.needs(config))
         if self.reads_tables and (inputs.items is None or inputs.groups is None):
             raise ConfigError(
-                "BaseMM: expects a semantic table with items (semantic_table: auto or a folder), "
-                "got a dataset without one"
+                f"{type(self).__name__}: expects a semantic table with items (semantic_table: auto "
+                "or a folder), got a dataset without one"
             )
         super()._build_encoders(config, inputs)
         self.user_codes: CodeEmbedding | None = None

@@ -10,8 +10,8 @@ from torch import nn
 class FurtherInputs(nn.Module):
     """``V x``, added to the tower's first layer before its activation.
 
-    As ``W h0 + V x = [W V] [h0; x]``, it is the same as a wider input. Kept apart, the tower's own weights are those of Base with the
-    same seed, and with ``x = 0`` the model is Base, bit for bit.
+    As ``W h0 + V x = [W V] [h0; x]``, it is the same as a wider input. Kept apart, the tower's own
+    weights are those of Base with the same seed, and with ``x = 0`` the model is Base, bit for bit.
 
     Args:
         n_in: Width of x.

@@ -22,15 +22,21 @@ class SnapshotTokens(ItemTokens):
         encoder: Makes tokens from snapshots and ids.
         table: Tokens ``[(S + 1) n_items, D]``, or ``[n_items, D]`` where they do not vary, or None.
         snapshot: ``[B]`` of the batch's rows.
+        attributes: Attributes ``[n_items, .]`` of all items for tokens made one by one, or None.
     """
 
     encoder: SnapshotItemEncoder
 
     def __init__(
-        self, encoder: SnapshotItemEncoder, table: torch.Tensor | None, snapshot: torch.Tensor
+        self,
+        encoder: SnapshotItemEncoder,
+        table: torch.Tensor | None,
+        snapshot: torch.Tensor,
+        attributes: torch.Tensor | None = None,
     ) -> None:
         super().__init__(encoder, table)
         self.snapshot = snapshot
+        self.attributes = attributes
 
     def _spread(self, ids: torch.Tensor) -> torch.Tensor:
         """The snapshot of each id of ``[B, ...]``."""
@@ -42,14 +48,18 @@ class SnapshotTokens(ItemTokens):
     def lookup(self, ids: torch.Tensor) -> torch.Tensor:
         """Tokens ``[B, ..., D]`` of the items ``ids`` ``[B, ...]``; id 0 gives the zero vector."""
         if self.table is None:
-            return self.encoder.token(ids, self._spread(ids))
+            return self._make(ids)
         return gather_rows(self.table, self._row(ids))
+
+    def _make(self, ids: torch.Tensor) -> torch.Tensor:
+        attributes = None if self.attributes is None else gather_rows(self.attributes, ids)
+        return self.encoder.token(ids, self._spread(ids), attributes=attributes)
 
     def rows(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A table ``[n, D]`` and the rows ``[B, ...]`` in it that are the tokens of ``ids``."""
         if self.table is not None:
             return self.table, self._row(ids)
-        tokens = self.encoder.token(ids, self._spread(ids)).view(-1, self.encoder.width)
+        tokens = self._make(ids).view(-1, self.encoder.width)
         return tokens, torch.arange(ids.numel(), device=ids.device).view(ids.shape)
 
 
@@ -103,22 +113,30 @@ class SnapshotItemEncoder(ItemEncoder):
         return self.n_items * (self.n_snapshots if self.varies else 1)
 
     def token(
-        self, ids: torch.Tensor, snapshot: torch.Tensor, identity: torch.Tensor | None = None
+        self,
+        ids: torch.Tensor,
+        snapshot: torch.Tensor,
+        identity: torch.Tensor | None = None,
+        attributes: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Encode items one by one.
 
         Args:
             ids, snapshot: ``[...]``.
-            identity: The id part ``[..., size]`` where the caller has made it already.
+            identity, attributes: Id part ``[..., size]`` and all attributes ``[..., .]`` where the
+                caller has made them already.
 
         Returns:
             ``[..., D]``.
         """
         if identity is None:
             identity = self.identity(ids, snapshot) if self.has_identity else self.id_table(ids)
-        attributes = self.attributes(self.features(ids))
+        if attributes is None:
+            columns = self.attributes(self.features(ids))
+        else:
+            columns = [attributes]
         parts = [part(ids, snapshot) for part in self.parts]
-        return torch.cat([identity, *attributes, *parts], dim=-1)
+        return torch.cat([identity, *columns, *parts], dim=-1)
 
     def at(self, snapshot: int) -> torch.Tensor:
         """Encode the whole vocabulary at one snapshot: ``[n_items, D]``."""
@@ -130,20 +148,30 @@ class SnapshotItemEncoder(ItemEncoder):
         """Encode the whole vocabulary at all snapshots: ``[n_rows, D]``, by snapshot, then id."""
         identity = self.identity.whole() if self.has_identity else self.id_table.whole()
         parts = [cast(TokenPart, p).whole() for p in self.parts]
-        columns = [identity, *self.attributes(self.features.whole()), *parts]
+        columns = [identity, self.all_attributes(), *parts]
         if self.varies:
             columns = [c.expand(self.n_snapshots, *c.shape[-2:]) for c in columns]
         return torch.cat(columns, dim=-1).view(-1, self.width)
+
+    def all_attributes(self) -> torch.Tensor:
+        """Attributes ``[n_items, .]`` of the whole vocabulary; width 0 where there are none."""
+        columns = self.attributes(self.features.whole())
+        # One tensor to spread over the snapshots, and one sum in the backward pass.
+        like = next(self.parameters())
+        return torch.cat(columns, dim=-1) if columns else like.new_zeros(self.n_items, 0)
 
     def tokens_at(self, n_lookups: int, snapshot: torch.Tensor) -> SnapshotTokens:
         """Prepare the lookups of a batch whose rows have the snapshots ``[B]``.
 
         As with :meth:`ItemEncoder.tokens`, all tokens of all snapshots are made once where that is
-        less work than making each where it is needed.
+        less work than making each where it is needed; failing that, all attributes, which do not
+        depend on the snapshot.
 
         Args:
             n_lookups: How many tokens the batch will look up, known from its shape.
             snapshot: Newest snapshot strictly before each row, 0 for none.
         """
-        table = self.whole() if self.n_rows <= n_lookups else None
-        return SnapshotTokens(self, table, snapshot)
+        if self.n_rows <= n_lookups:
+            return SnapshotTokens(self, self.whole(), snapshot)
+        attributes = self.all_attributes() if self.n_items <= n_lookups else None
+        return SnapshotTokens(self, None, snapshot, attributes)

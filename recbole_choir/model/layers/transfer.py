@@ -6,13 +6,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from recbole_choir.data.clusters import ClusterSide
 from recbole_choir.model.layers.first_occurrence import Distinct
-
-NORM_EPS = 1e-6
+from recbole_choir.model.layers.info_nce import weighted_info_nce
 
 
 class Transfer(NamedTuple):
@@ -29,44 +27,6 @@ class Transfer(NamedTuple):
     n_paired: torch.Tensor
 
 
-def asymmetric_info_nce(
-    anchor: torch.Tensor,
-    positive: torch.Tensor,
-    weight: torch.Tensor,
-    excluded: torch.Tensor,
-    temperature: float,
-    detach_negatives: bool,
-) -> torch.Tensor:
-    """``sum_i w_i L_info(c_i, sg(c_i+))`` with the other anchors' positives as negatives.
-
-    Similarity is the cosine.
-
-    Args:
-        anchor: ``c`` of the anchors ``[A, m]``.
-        positive: ``c`` of their partners ``[A, m]``; never gets a gradient as a positive.
-        weight: w ``[A]``; 0 leaves an anchor out.
-        excluded: bool ``[A, A]``: pair (i, j) where partner j is no negative of anchor i. The
-            diagonal is the positive, whatever it says.
-        temperature: tau.
-        detach_negatives: Stop the gradient of the negatives as well: a live negative would let a
-            tail's term push heads away.
-
-    References:
-        AKT-Rec Eq. 4; PAPER_GAPS A3, A5.
-    """
-    if detach_negatives:
-        positive = positive.detach()
-    x = F.normalize(anchor, dim=-1, eps=NORM_EPS)
-    y = F.normalize(positive, dim=-1, eps=NORM_EPS)
-    own = (x * y.detach()).sum(-1) / temperature  # [A]
-    logits = (x @ y.T) / temperature  # [A, A]
-    diagonal = torch.eye(len(x), dtype=torch.bool, device=x.device)
-    logits = logits.masked_fill(excluded | diagonal, torch.finfo(logits.dtype).min)
-    # The positive joins its negatives here, so that it enters detached.
-    log_sum = torch.logaddexp(torch.logsumexp(logits, dim=1), own)
-    return (weight * (log_sum - own)).sum()
-
-
 class AsymmetricTransfer(nn.Module):
     """``L_trans = lambda1 L_info(c_head, sg(c_tail)) + lambda2 L_info(c_tail, sg(c_head))``.
 
@@ -81,7 +41,8 @@ class AsymmetricTransfer(nn.Module):
     Args:
         lambda1, lambda2: Weights of head anchors and of tail anchors.
         temperature: tau. .1 (PAPER_GAPS A3).
-        detach_negatives: See :func:`asymmetric_info_nce`.
+        detach_negatives: Stop the gradient of the negatives as well as that of the positive: a live
+            negative would let the tails' term push heads away (PAPER_GAPS A5).
         max_anchors: At most so many anchors of a batch, drawn at random: the cost grows with their
             square.
         seed: Of the draws.
@@ -96,7 +57,7 @@ class AsymmetricTransfer(nn.Module):
         lambda2: float = 0.1,
         temperature: float = 0.1,
         detach_negatives: bool = True,
-        max_anchors: int = 512,
+        max_anchors: int = 256,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -146,17 +107,17 @@ class AsymmetricTransfer(nn.Module):
         side: ClusterSide,
         c: Callable[[torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
-        tail, home, partner_home = side.tail[anchor], side.home[anchor], side.home[partner]
         x = c(anchor)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach_negatives):
             y = c(partner)
-        excluded = ~valid | (tail.unsqueeze(1) != tail)
+        tail, home, partner_home = side.tail[anchor], side.home[anchor], side.home[partner]
+        # No negative: what is no partner, a partner of the other class, of the anchor's own cluster
+        # or of its positive's.
+        kind = torch.where(valid, tail.to(torch.int8), 2)
+        excluded = kind.unsqueeze(1) != kind
         excluded |= home.unsqueeze(1) == partner_home
         excluded |= partner_home.unsqueeze(1) == partner_home
         is_tail, is_head = valid & tail, valid & ~tail
-        weight = is_head * (self.lambda1 / is_head.sum().clamp_min(1)) + is_tail * (
-            self.lambda2 / is_tail.sum().clamp_min(1)
-        )
-        return asymmetric_info_nce(
-            x, y, weight.to(x.dtype), excluded, self.temperature, self.detach_negatives
-        )
+        heads, tails = is_head.sum().clamp_min(1), is_tail.sum().clamp_min(1)
+        weight = is_head * (self.lambda1 / heads) + is_tail * (self.lambda2 / tails)
+        return weighted_info_nce(x, y, weight.to(x.dtype), excluded, self.temperature)
