@@ -35,6 +35,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "poso": {},
         "poso-naive": {"poso_mode": "naive", "poso_pc": "user", "use_group_stats": True},
     },
+    "SimTier": {"simtier": {}, "simtier-quantile": {"simtier_edges": "quantile"}},
 }
 VARIANTS = [
     pytest.param(name, settings, id=label)
