@@ -115,6 +115,8 @@ def ensure_semantic_table(
         path = id_vectors(config, float(first))
         overrides |= {"input": "id_embedding", "id_embedding_path": str(path)}
     recipe = semantic.load_recipe(config["semantic_recipe"], overrides)
-    key = semantic.table_key(*frames, recipe)
+    prepared = semantic.prepare_frames(*frames)
+    key = semantic.prepared_key(prepared, recipe)
     folder = Path(config["semantic_dir"]) / f"{config['dataset']}-{recipe.input}-{key}"
-    return semantic.build(*frames, recipe, folder, show_progress=bool(config["show_progress"]))
+    progress = bool(config["show_progress"])
+    return semantic.build_prepared(prepared, recipe, folder, show_progress=progress)

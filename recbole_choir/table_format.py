@@ -7,7 +7,8 @@ A table is a folder::
     groups.parquet         snapshot, group_id, level, size, n_events, attr_<field> .., sequence
     items.parquet          snapshot, item_id, code_1 .. code_M, group_id, vector    (optional)
     item_vectors.npy       float32 [V, d], the rows that ``vector`` counts from 0   (optional)
-    embeddings.npy, codebooks.safetensors, profiles.jsonl, quality.json  (optional)
+    embeddings.npy, codebooks.safetensors, item_codebooks.safetensors,
+    profiles.jsonl, quality.json                                                    (optional)
 
 Ids are the dataset's raw ids as text. ``code_l`` is -1 and ``group_id`` is null where a user has
 no group. ``group_id`` is the prefix of codes that the group stands for, joined by ``-``: ``"3"``,
@@ -34,6 +35,7 @@ ITEMS: Final = "items.parquet"
 ITEM_VECTORS: Final = "item_vectors.npy"
 EMBEDDINGS: Final = "embeddings.npy"
 CODEBOOKS: Final = "codebooks.safetensors"
+ITEM_CODEBOOKS: Final = "item_codebooks.safetensors"
 PROFILES: Final = "profiles.jsonl"
 QUALITY: Final = "quality.json"
 

@@ -9,31 +9,43 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from recbole_choir.semantic.assigner import assign
-    from recbole_choir.semantic.builder import build, table_key
+    from recbole_choir.semantic.assigner import assign, assign_items
+    from recbole_choir.semantic.builder import build, build_prepared, prepared_key, table_key
+    from recbole_choir.semantic.canonical import prepare_frames
     from recbole_choir.semantic.encode import Encoder
     from recbole_choir.semantic.quantize import RQKMeans
     from recbole_choir.semantic.recipe import Recipe, load_recipe
+    from recbole_choir.semantic.rqvae import RQVAE
     from recbole_choir.semantic.snapshots import snapshot_times
 
 __all__ = [
+    "RQVAE",
     "Encoder",
     "RQKMeans",
     "Recipe",
     "assign",
+    "assign_items",
     "build",
+    "build_prepared",
     "load_recipe",
+    "prepare_frames",
+    "prepared_key",
     "snapshot_times",
     "table_key",
 ]
 
 _HOME = {
+    "RQVAE": "rqvae",
     "Encoder": "encode",
     "RQKMeans": "quantize",
     "Recipe": "recipe",
     "assign": "assigner",
+    "assign_items": "assigner",
     "build": "builder",
+    "build_prepared": "builder",
     "load_recipe": "recipe",
+    "prepare_frames": "canonical",
+    "prepared_key": "builder",
     "snapshot_times": "snapshots",
     "table_key": "builder",
 }

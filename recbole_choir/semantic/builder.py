@@ -13,39 +13,32 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from tqdm import tqdm
 
 from recbole_choir.errors import ConfigError
-from recbole_choir.semantic.canonical import canonical_frames, describe_inputs
+from recbole_choir.semantic.canonical import PreparedFrames, prepare_frames
 from recbole_choir.semantic.categories import category_pairs
 from recbole_choir.semantic.encode import Encoder
 from recbole_choir.semantic.fingerprint import fingerprint_json
 from recbole_choir.semantic.frames import Frames
 from recbole_choir.semantic.grouping import Grouping, group_users
-from recbole_choir.semantic.priors import (
-    AttributeKind,
-    attribute_kinds,
-    choose_levels,
-    group_names,
-    group_priors,
-    prefix_ids,
-)
+from recbole_choir.semantic.item_grouping import ItemGrouping, group_items
+from recbole_choir.semantic.item_source import ItemSource, item_identity
+from recbole_choir.semantic.priors import attribute_kinds
 from recbole_choir.semantic.profiles.engines import TEMPLATE
 from recbole_choir.semantic.profiles.llm_profiles import LlmProfiles
 from recbole_choir.semantic.profiles.store import FILE_NAME
-from recbole_choir.semantic.quality import SnapshotGroups, quality_report, quality_table
-from recbole_choir.semantic.recipe import TEXT_INPUTS, Recipe, load_recipe
-from recbole_choir.semantic.snapshots import snapshot_times
-from recbole_choir.semantic.table import TableContent, is_whole, write_table
-from recbole_choir.table_format import (
-    CODEBOOKS,
-    FORMAT_VERSION,
-    GROUP_ID,
-    SNAPSHOT,
-    USER_ID,
-    code_column,
+from recbole_choir.semantic.quality import quality_report, quality_table
+from recbole_choir.semantic.quality_codes import codes_report, codes_table
+from recbole_choir.semantic.recipe import (
+    Recipe,
+    items_need_encoder,
+    load_recipe,
+    needs_encoder,
 )
+from recbole_choir.semantic.snapshots import snapshot_times
+from recbole_choir.semantic.table import ItemContent, TableContent, is_whole, write_table
+from recbole_choir.semantic.user_tables import user_tables
+from recbole_choir.table_format import CODEBOOKS, FORMAT_VERSION, ITEM_CODEBOOKS, ITEM_ID
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +48,15 @@ ALGORITHM_VERSION = 1
 #: Inputs that read the users' written profiles.
 PROFILE_INPUTS = ("text", "aligned")
 
-_PACKAGES = ("numpy", "pandas", "scipy", "faiss-cpu", "torch", "sentence-transformers")
+_PACKAGES = (
+    "numpy",
+    "pandas",
+    "scipy",
+    "faiss-cpu",
+    "torch",
+    "sentence-transformers",
+    "torch-rechub",
+)
 
 
 def build(
@@ -83,12 +84,14 @@ def build(
         users: ``user_id`` and attributes: floating point columns are continuous, all others
             discrete. None if there are none.
         items: ``item_id``, optionally ``title`` (text), ``category`` (list of names or one name).
+            With the recipe's ``items`` set, each gets a semantic id, a cluster and a vector.
         recipe: A recipe, its fields, its name in ``properties/semantic`` or a YAML file.
         out_dir: Folder of the table. An older table there is replaced.
-        cache_dir: Where embeddings and a language model's profiles are kept between runs, so that
-            an interrupted run resumes; ``.embeddings`` and ``.profiles`` beside ``out_dir`` by
-            default.
-        device: Device of the text encoder; the encoder's choice by default.
+        cache_dir: Where embeddings, item vectors, trained weights and a language model's profiles
+            are kept between runs, so that an interrupted run resumes; ``.embeddings`` and
+            ``.profiles`` beside ``out_dir`` by default.
+        device: Device of the encoders and of what is trained; their own choice by default, the
+            CPU for an RQ-VAE.
         show_progress: Show progress bars.
 
     Returns:
@@ -101,29 +104,64 @@ def build(
         TableError: The table cannot be written.
 
     References:
-        ChoirRec, sections 4.2 and 4.3; PAPER_GAPS C12, C13, C16 to C19.
+        ChoirRec, sections 4.2 and 4.3; PAPER_GAPS C12, C13, C16 to C19. AKT-Rec, section 3.1;
+        PAPER_GAPS A9 to A12, A18.
+    """
+    prepared = prepare_frames(interactions, users, items)
+    return build_prepared(
+        prepared,
+        recipe,
+        out_dir,
+        cache_dir=cache_dir,
+        device=device,
+        show_progress=show_progress,
+    )
+
+
+def build_prepared(
+    prepared: PreparedFrames,
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    out_dir: str | Path,
+    *,
+    cache_dir: str | Path | None = None,
+    device: str | None = None,
+    show_progress: bool = True,
+) -> Path:
+    """As :func:`build`, from frames that are checked and fingerprinted already.
+
+    Args:
+        prepared: Of :func:`~.canonical.prepare_frames`.
+        recipe, out_dir, cache_dir, device, show_progress: As in :func:`build`.
     """
     recipe = load_recipe(recipe)
     out = Path(out_dir)
-    frames = canonical_frames(interactions, users, items)
-    inputs = describe_inputs(frames)
-    key = _key(recipe, inputs)
+    key = prepared_key(prepared, recipe)
     if is_whole(out, key):
         logger.info("semantic table %s: recipe and inputs are unchanged, reused", out)
         return out
 
+    frames = prepared.frames
     moments = snapshot_times(frames.interactions["timestamp"].to_numpy(np.float64), recipe)
-    encoder = None
-    if recipe.input in TEXT_INPUTS:
-        cache = Path(cache_dir) if cache_dir is not None else out.parent / ".embeddings"
-        encoder = Encoder(recipe.encoder, recipe.truncate_dim, cache_dir=cache, device=device)
+    cache = Path(cache_dir) if cache_dir is not None else out.parent / ".embeddings"
+    encoder, item_encoder = make_encoders(recipe, cache, device)
+    items: ItemGrouping | None = None
+    source: ItemSource | None = None
+    trained: dict[str, Any] = {"cache_dir": cache, "device": device}
+    if recipe.items is not None:
+        source = item_source(recipe, item_encoder, cache, show_progress)
+        with _stage("ids of items"):
+            items = group_items(
+                frames, moments, recipe, source, show_progress=show_progress, **trained
+            )
     profiles = _profile_writer(recipe, out, cache_dir, show_progress)
     with _stage("group users"), closing(profiles) if profiles else nullcontext():
-        grouping = group_users(frames, moments, recipe, encoder, show_progress, profiles)
+        grouping = group_users(
+            frames, moments, recipe, encoder, show_progress, profiles, items=source, **trained
+        )
     pairs = category_pairs(frames.items)
     kinds = attribute_kinds(frames.users)
     with _stage("sum up groups"):
-        user_table, group_table, snapshots = _tables(
+        user_table, group_table, snapshots = user_tables(
             frames, moments, grouping, pairs, kinds, recipe, show_progress
         )
     with _stage("judge groups"):
@@ -136,6 +174,7 @@ def build(
             grouping.n_clusters,
             recipe.seed,
         )
+        quality |= codes_report(grouping, items, moments)
     content = TableContent(
         recipe=recipe.model_dump(mode="json"),
         key=key,
@@ -144,7 +183,7 @@ def build(
         user_attributes=kinds,
         users=user_table,
         groups=group_table,
-        inputs=inputs,
+        inputs=prepared.inputs,
         versions=_versions(),
         statistics={
             "fitted_on": grouping.fitted_on,
@@ -154,8 +193,9 @@ def build(
         profiles=grouping.profiles,
         embeddings=grouping.embeddings,
         quality=quality,
-        quality_text=quality_table(quality),
-        write_codebooks=lambda folder: grouping.quantizer.save(folder / CODEBOOKS),
+        quality_text=quality_table(quality) + codes_table(quality),
+        items=None if items is None else _item_content(items, frames),
+        write_codebooks=lambda folder: _save_codebooks(folder, grouping, items),
     )
     with _stage("write"):
         return write_table(content, out)
@@ -168,8 +208,55 @@ def table_key(
     recipe: Recipe | Mapping[str, Any] | str | Path,
 ) -> str:
     """Key of the table that :func:`build` would make: 16 digits, good as the name of its folder."""
-    frames = canonical_frames(interactions, users, items)
-    return _key(load_recipe(recipe), describe_inputs(frames))
+    return prepared_key(prepare_frames(interactions, users, items), recipe)
+
+
+def prepared_key(prepared: PreparedFrames, recipe: Recipe | Mapping[str, Any] | str | Path) -> str:
+    """As :func:`table_key`, of frames that are fingerprinted already."""
+    return _key(load_recipe(recipe), prepared.inputs)
+
+
+def make_encoders(
+    recipe: Recipe, cache_dir: Path, device: str | None
+) -> tuple[Encoder | None, Encoder | None]:
+    """Encoders of the users' and of the items' input; one for both where it is the same.
+
+    None for an input that embeds nothing.
+    """
+    made: dict[str, Encoder] = {}
+    out: list[Encoder | None] = []
+    own = recipe.items.encoder if recipe.items is not None else None
+    for name, needed in (
+        (recipe.encoder, needs_encoder(recipe)),
+        (own or recipe.encoder, items_need_encoder(recipe)),
+    ):
+        if needed and name not in made:
+            made[name] = Encoder(name, recipe.truncate_dim, cache_dir=cache_dir, device=device)
+        out.append(made[name] if needed else None)
+    return out[0], out[1]
+
+
+def item_source(
+    recipe: Recipe, encoder: Encoder | None, cache_dir: Path, show_progress: bool
+) -> ItemSource:
+    """The recipe's item input, with its vectors kept in ``cache_dir``."""
+    from recbole_choir.semantic.items import make_item_input
+
+    return ItemSource(
+        lambda: make_item_input(recipe, encoder, show_progress),
+        item_identity(recipe, encoder),
+        cache_dir,
+    )
+
+
+def _item_content(items: ItemGrouping, frames: Frames) -> ItemContent:
+    return ItemContent(items.table(frames.items[ITEM_ID]), items.vectors, items.n_clusters)
+
+
+def _save_codebooks(folder: Path, grouping: Grouping, items: ItemGrouping | None) -> None:
+    grouping.quantizer.save(folder / CODEBOOKS)
+    if items is not None:
+        items.quantizer.save(folder / ITEM_CODEBOOKS)
 
 
 def _profile_writer(
@@ -181,73 +268,6 @@ def _profile_writer(
     folder = Path(cache_dir) if cache_dir is not None else out.parent / ".profiles"
     store = Path(recipe.profile.store) if recipe.profile.store else folder / FILE_NAME
     return LlmProfiles(recipe.profile, store, recipe.windows_days, show_progress)
-
-
-def _tables(
-    frames: Frames,
-    moments: NDArray[np.float64],
-    grouping: Grouping,
-    pairs: pd.DataFrame,
-    kinds: dict[str, AttributeKind],
-    recipe: Recipe,
-    show_progress: bool,
-) -> tuple[pd.DataFrame, pd.DataFrame, list[SnapshotGroups]]:
-    """Rows of users.parquet and groups.parquet, and the groups for the quality report."""
-    user_parts, group_parts, snapshots = [], [], []
-    bar = tqdm(moments, desc="group priors", unit="snapshot", disable=not show_progress)
-    for index, moment in enumerate(bar):
-        codes = grouping.codes[index]
-        prefixes = prefix_ids(codes)
-        levels = choose_levels(prefixes, recipe.min_members, recipe.agg_level)
-        names = group_names(codes, levels)
-        user_parts.append(_user_rows(index + 1, frames.users[USER_ID], codes, names))
-        positives = frames.before(float(moment)).positives
-        priors = group_priors(
-            positives,
-            frames.users,
-            codes,
-            pairs,
-            kinds,
-            recipe.top_categories,
-            recipe.sequence_length,
-        )
-        priors.insert(0, SNAPSHOT, np.full(len(priors), index + 1, np.int32))
-        group_parts.append(priors)
-        number, _ = pd.factorize(pd.Series(names, dtype=object), sort=True)
-        snapshots.append(SnapshotGroups(float(moment), codes, number.astype(np.int64), levels))
-        small = _count_small(prefixes, levels, recipe.min_members)
-        if small:
-            logger.info(
-                "snapshot %d: %d users read a group of fewer than %d members: no larger prefix",
-                *(index + 1, small, recipe.min_members),
-            )
-    users = pd.concat(user_parts, ignore_index=True)
-    return users, pd.concat(group_parts, ignore_index=True), snapshots
-
-
-def _user_rows(
-    snapshot: int, user_ids: pd.Series, codes: NDArray[np.int32], names: NDArray[np.object_]
-) -> pd.DataFrame:
-    columns: dict[str, Any] = {
-        SNAPSHOT: np.full(len(codes), snapshot, np.int32),
-        USER_ID: user_ids.to_numpy(object),
-    }
-    for level in range(codes.shape[1]):
-        columns[code_column(level + 1)] = codes[:, level]
-    columns[GROUP_ID] = pd.Series(names, dtype=object)
-    return pd.DataFrame(columns)
-
-
-def _count_small(prefixes: NDArray[np.int64], levels: NDArray[np.int64], min_members: int) -> int:
-    """Users whose group has fewer members than asked for."""
-    total = 0
-    for level in range(1, prefixes.shape[1] + 1):
-        column = prefixes[:, level - 1]
-        known = column >= 0
-        sizes = np.bincount(column[known], minlength=1)
-        mine = (levels == level) & known
-        total += int((sizes[column[mine]] < min_members).sum())
-    return total
 
 
 def _key(recipe: Recipe, inputs: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,34 @@ from recbole_choir.semantic.frames import ITEM_ID, LABEL, QUERY, TIMESTAMP, USER
 from recbole_choir.table_format import fingerprint_ids
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PreparedFrames:
+    """Frames as :func:`prepare_frames` checked, sorted and fingerprinted them.
+
+    Args:
+        frames: In one form and order.
+        inputs: Their rows and fingerprints, of :func:`describe_inputs`.
+    """
+
+    frames: Frames
+    inputs: dict[str, Any]
+
+
+def prepare_frames(
+    interactions: pd.DataFrame, users: pd.DataFrame | None, items: pd.DataFrame | None
+) -> PreparedFrames:
+    """Check, sort and fingerprint the frames once, for the key of a table and for building it.
+
+    Args:
+        interactions, users, items: As :func:`~.builder.build` takes them.
+
+    Raises:
+        DataError: A frame is wrong, see :func:`canonical_frames`.
+    """
+    frames = canonical_frames(interactions, users, items)
+    return PreparedFrames(frames, describe_inputs(frames))
 
 
 def canonical_frames(

@@ -84,6 +84,37 @@ def mean_squared_distance(x: Float32, y: Float32) -> float:
     return float(np.einsum("nd,nd->", left, left, dtype=np.float64)) / len(left)
 
 
+def collision_rate(codes: NDArray[Any]) -> float:
+    """Share of the rows of codes [n, M] that share all their codes with another row; 0 of none."""
+    if len(codes) == 0:
+        return 0.0
+    _, sharing = np.unique(codes, axis=0, return_counts=True)
+    return float(sharing[sharing > 1].sum() / len(codes))
+
+
+def fit_figures(x: Float32, codes: Int32, reconstructed: Float32) -> dict[str, Any]:
+    """How well codes stand for the vectors they were fitted on.
+
+    Args:
+        x: Vectors [n, D].
+        codes: int [n, M].
+        reconstructed: What the codes stand for [n, D].
+
+    Returns:
+        ``codewords_used`` per level, ``collision_rate``, ``reconstruction_error`` (mean over rows
+        of the squared distance) and ``unexplained``, the same as a share of the variance.
+    """
+    error = mean_squared_distance(x, reconstructed)
+    mean = x.mean(axis=0, dtype=np.float64).astype(np.float32)
+    spread = mean_squared_distance(x, np.broadcast_to(mean, x.shape))
+    return {
+        "codewords_used": [len(np.unique(codes[:, m])) for m in range(codes.shape[1])],
+        "collision_rate": collision_rate(codes),
+        "reconstruction_error": error,
+        "unexplained": error / spread if spread > 0 else 0.0,
+    }
+
+
 def codebook_name(level: int) -> str:
     """Name of a level's codebook in a file; levels count from 0 here."""
     return f"codebook_{level + 1}"

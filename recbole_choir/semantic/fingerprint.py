@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.util import hash_array
+
+from recbole_choir.semantic.frames import Frames
 
 _LENGTH = 16
 
@@ -35,6 +38,28 @@ def fingerprint_json(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_LENGTH]
 
 
+def fingerprint_frames(frames: Frames) -> str:
+    """Fingerprint of all that a snapshot may know, in the frames' order of rows, and of its time.
+
+    For what is kept from run to run on one machine: ids are hashed by pandas, whose hash is fast
+    but no part of a table's form.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    digest = hashlib.sha256(float(frames.time).hex().encode())
+    for name in sorted(frames.interactions.columns):
+        values = frames.interactions[name]
+        digest.update(f"{name}\0{len(values)}\0".encode())
+        if pd.api.types.is_numeric_dtype(values):
+            digest.update(values.to_numpy(np.float64, na_value=np.nan).tobytes())
+        else:
+            digest.update(hash_array(values.to_numpy(object)).tobytes())
+    for frame in (frames.users, frames.items):
+        digest.update(fingerprint_columns(frame, sorted(frame.columns)).encode())
+    return digest.hexdigest()[:32]
+
+
 def _bytes_of(values: pd.Series) -> bytes:
     if pd.api.types.is_bool_dtype(values) or pd.api.types.is_integer_dtype(values):
         if not values.isna().any():
@@ -43,6 +68,9 @@ def _bytes_of(values: pd.Series) -> bytes:
         numbers = values.to_numpy(np.float64, na_value=np.nan) + 0.0  # -0.0 is 0.0
         numbers[np.isnan(numbers)] = np.nan  # one pattern of bits for nan
         return numbers.tobytes()
+    # all text: nothing to turn (a column of strings may hold missing ones and be called so too)
+    if pd.api.types.infer_dtype(values, skipna=False) == "string" and not values.isna().any():
+        return "\0".join(values.tolist()).encode("utf-8", "surrogatepass")
     return "\0".join(values.map(_text_of).tolist()).encode("utf-8", "surrogatepass")
 
 

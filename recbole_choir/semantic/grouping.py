@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,13 @@ from recbole_choir.errors import DataError
 from recbole_choir.semantic.encode import Encoder
 from recbole_choir.semantic.frames import Frames
 from recbole_choir.semantic.inputs import GroupingInput, make_input
-from recbole_choir.semantic.quantize import RQKMeans
+from recbole_choir.semantic.item_source import ItemSource, report_of
+from recbole_choir.semantic.quantizer import (
+    Quantizer,
+    fit_quantizer,
+    make_quantizer,
+    quantizer_report,
+)
 from recbole_choir.semantic.recipe import Recipe
 from recbole_choir.table_format import NO_CODE, SNAPSHOT, USER_ID
 
@@ -37,14 +45,18 @@ class Grouping:
         embeddings: float32 [n_users, d] at the last snapshot; zeros where there is none.
         profiles: ``snapshot``, ``user_id``, ``text`` of the profiles that are new at a snapshot;
             None for inputs without text.
+        fit: How well the first codebooks fit, of :func:`~.quantizer.quantizer_report`.
+        report: What the input says of its fit; None where it says nothing.
     """
 
     codes: NDArray[np.int32]
-    quantizer: RQKMeans
+    quantizer: Quantizer
     n_clusters: list[int]
     fitted_on: int
     embeddings: NDArray[np.float32]
     profiles: pd.DataFrame | None
+    fit: dict[str, Any]
+    report: dict[str, Any] | None
 
 
 def group_users(
@@ -54,16 +66,23 @@ def group_users(
     encoder: Encoder | None,
     show_progress: bool = True,
     profiles: Callable[[Frames], pd.Series] | None = None,
+    *,
+    items: ItemSource | None = None,
+    cache_dir: str | Path | None = None,
+    device: str | None = None,
 ) -> Grouping:
     """Group the users of ``frames`` at each moment from the events strictly before it.
 
     Args:
         frames: All interactions, users and items.
         moments: Times of the snapshots.
-        recipe: Input, number of levels and codewords, seed.
+        recipe: Input, quantiser, number of levels and codewords, seed.
         encoder: For inputs that embed text; unchanged texts come from its cache.
         show_progress: Show a progress bar.
         profiles: Who writes the profiles, frames to texts by user id; by default the template.
+        items: Vectors of items, for inputs that learn from them.
+        cache_dir: Where what was trained is kept; nowhere if None.
+        device: Torch device of what is trained.
 
     Raises:
         DataError: No user has a vector at the first snapshot.
@@ -71,7 +90,8 @@ def group_users(
     n_users = len(frames.users)
     codes = np.full((len(moments), n_users, recipe.n_levels), NO_CODE, np.int32)
     source: GroupingInput | None = None
-    quantizer: RQKMeans | None = None
+    quantizer: Quantizer | None = None
+    fit: dict[str, Any] = {}
     n_clusters: list[int] = []
     fitted_on = 0
     written = _Profiles()
@@ -80,7 +100,17 @@ def group_users(
     for index, moment in enumerate(bar):
         before = frames.before(float(moment))
         if source is None or recipe.codebooks == "per_snapshot":
-            source = make_input(recipe, encoder, profiles, show_progress).fit(before)
+            if items is not None:
+                items.fit(before)  # fitted as the users are: on nothing later
+            source = make_input(
+                recipe,
+                encoder,
+                profiles,
+                show_progress,
+                item_vectors=None if items is None else items.transform,
+                cache_dir=cache_dir,
+                device=device,
+            ).fit(before)
         x, valid = aligned_vectors(source, before)
         if quantizer is None or recipe.codebooks == "per_snapshot":
             if not valid.any():
@@ -93,7 +123,17 @@ def group_users(
             n_clusters = recipe.clusters_for(n_users)
             distinct = _to_fit_on(x, valid, before, n_clusters)
             fitted_on = fitted_on or len(distinct)
-            quantizer = RQKMeans(recipe.n_levels, n_clusters, recipe.seed).fit(distinct)
+            made = make_quantizer(
+                recipe.quantizer,
+                recipe.n_levels,
+                n_clusters,
+                recipe.seed,
+                recipe.rqvae,
+                device=device,
+                show_progress=show_progress,
+            )
+            quantizer = fit_quantizer(made, distinct, cache_dir)
+            fit = fit or quantizer_report(quantizer, distinct)
             logger.info(
                 "snapshot %d: codebooks of %s codewords fitted on %d distinct vectors",
                 *(index + 1, n_clusters, len(distinct)),
@@ -103,7 +143,16 @@ def group_users(
         embeddings = np.where(valid[:, None], x, np.float32(0))
     if quantizer is None:
         raise DataError("snapshots: expected at least one moment, got none")
-    return Grouping(codes, quantizer, n_clusters, fitted_on, embeddings, written.frame())
+    return Grouping(
+        codes,
+        quantizer,
+        n_clusters,
+        fitted_on,
+        embeddings,
+        written.frame(),
+        fit,
+        report_of(source),
+    )
 
 
 def aligned_vectors(

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recbole_choir.semantic.categories import CATEGORY
+from recbole_choir.semantic.codebooks import collision_rate
 from recbole_choir.semantic.lift import LabelledRows, lift_report
 from recbole_choir.semantic.priors import prefix_ids
 from recbole_choir.table_format import ITEM_ID, USER_ID
@@ -59,7 +60,8 @@ def quality_report(
 
     Returns:
         Plain values. ``snapshots``: for each, users with a group, groups read, histogram of their
-        sizes and users by the level backed off to, share of codewords in use, attribute consistency
+        sizes and users by the level backed off to, share of codewords in use, share of the users
+        who share their full code, attribute consistency
         (mean share of the mode, weighted by members, beside the share of the whole population's
         mode) and the share of purchases in a group's 50 largest categories (all of them where
         there are fewer). ``lift_gauc``: see :func:`~.lift.lift_report`.
@@ -127,6 +129,7 @@ def _snapshot_lines(s: dict[str, Any]) -> list[str]:
         f"  group sizes         {sizes}",
         f"  users reading       {levels}",
         f"  codewords in use    {usage}",
+        f"  sharing a full code {s['collision_rate']:.1%}",
     ]
     if consistency["mean"] is not None:
         lines.append(
@@ -143,28 +146,40 @@ def _snapshot_lines(s: dict[str, Any]) -> list[str]:
 
 def _shape(groups: SnapshotGroups, n_clusters: Sequence[int]) -> dict[str, Any]:
     known = groups.group >= 0
-    sizes = _sizes_of_read_groups(groups)
-    edges = [*SIZE_EDGES, np.inf]
-    histogram = np.histogram(sizes, bins=edges)[0] if len(sizes) else np.zeros(len(SIZE_EDGES), int)
-    names = [f"{a}-{b - 1}" if b - 1 > a else f"{a}" for a, b in itertools.pairwise(SIZE_EDGES)]
-    names.append(f"{edges[-2]}+")
+    sizes = sizes_of_read_groups(groups)
     return {
         "users": len(groups.group),
         "users_with_group": int(known.sum()),
         "groups": len(sizes),
-        "group_sizes": {name: int(n) for name, n in zip(names, histogram)},
-        "users_by_level": {
-            str(level): int((groups.level == level).sum())
-            for level in range(groups.codes.shape[1] + 1)
-        },
-        "codewords_used": [
-            [len(np.unique(groups.codes[known, level])), int(k)]
-            for level, k in enumerate(n_clusters)
-        ],
+        "group_sizes": size_histogram(sizes),
+        "users_by_level": by_level(groups),
+        "codewords_used": codewords_used(groups, n_clusters),
+        "collision_rate": collision_rate(groups.codes[known]),
     }
 
 
-def _sizes_of_read_groups(groups: SnapshotGroups) -> NDArray[np.int64]:
+def size_histogram(sizes: NDArray[np.int64]) -> dict[str, int]:
+    """How many groups have a size in each range."""
+    edges = [*SIZE_EDGES, np.inf]
+    histogram = np.histogram(sizes, bins=edges)[0] if len(sizes) else np.zeros(len(SIZE_EDGES), int)
+    names = [f"{a}-{b - 1}" if b - 1 > a else f"{a}" for a, b in itertools.pairwise(SIZE_EDGES)]
+    names.append(f"{edges[-2]}+")
+    return {name: int(n) for name, n in zip(names, histogram)}
+
+
+def by_level(groups: SnapshotGroups) -> dict[str, int]:
+    """How many read a group of each level; level 0: none."""
+    n_levels = groups.codes.shape[1]
+    return {str(m): int((groups.level == m).sum()) for m in range(n_levels + 1)}
+
+
+def codewords_used(groups: SnapshotGroups, n_clusters: Sequence[int]) -> list[list[int]]:
+    """Codewords in use and codewords, for each level."""
+    codes = groups.codes[groups.group >= 0]
+    return [[len(np.unique(codes[:, m])), int(k)] for m, k in enumerate(n_clusters)]
+
+
+def sizes_of_read_groups(groups: SnapshotGroups) -> NDArray[np.int64]:
     """Members of each group that somebody reads, those who read a deeper one included."""
     prefixes = prefix_ids(groups.codes)
     sizes = []

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from recbole_choir.errors import ConfigError, DataError, TableError, nearest
 from recbole_choir.semantic import rqvae
+from recbole_choir.semantic.codebooks import fit_figures
 from recbole_choir.semantic.points import as_points
 from recbole_choir.semantic.quantize import RQKMeans
 from recbole_choir.semantic.recipe import RQVAERecipe
@@ -27,6 +28,7 @@ QuantizerKind = Literal["rqkmeans", "rqvae"]
 
 #: Raise it when the same settings and vectors give another RQ-VAE than before.
 _ALGORITHM: Final = 1
+_MEASURED: Final = 100_000
 _KINDS: Final = ("rqkmeans", "rqvae")
 
 
@@ -148,6 +150,30 @@ def fit_quantizer(
     except OSError as error:
         raise DataError(f"{path}: the RQ-VAE cannot be kept: {error.strerror or error}") from error
     return quantizer
+
+
+def quantizer_report(quantizer: Quantizer, x: NDArray[np.float32]) -> dict[str, Any]:
+    """How well a quantiser stands for the vectors it was fitted on, as plain values.
+
+    Args:
+        quantizer: Fitted.
+        x: The distinct vectors [n, D] it was fitted on. Of more than 100,000, evenly spaced ones
+            are measured.
+
+    Returns:
+        ``kind``, ``fitted_on``, ``codewords`` per level, the figures of
+        :func:`~.codebooks.fit_figures`, and for an RQ-VAE how its training went.
+    """
+    if isinstance(quantizer, RQVAE):
+        return {"kind": "rqvae", **quantizer.report}
+    points = as_points(x)[:: 1 + len(x) // (_MEASURED + 1)]
+    codes = quantizer.encode(points)
+    return {
+        "kind": "rqkmeans",
+        "fitted_on": len(x),
+        "codewords": [len(book) for book in quantizer.codebooks],
+        **fit_figures(points, codes, quantizer.reconstruct(codes)),
+    }
 
 
 def _key(quantizer: RQVAE, points: NDArray[np.float32]) -> str:

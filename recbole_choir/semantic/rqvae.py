@@ -17,6 +17,7 @@ from recbole_choir.semantic.codebooks import (
     checked_codebooks,
     codebook_name,
     codebook_sizes,
+    fit_figures,
     greedy_codes,
     mean_squared_distance,
     sum_of_codewords,
@@ -91,10 +92,9 @@ class RQVAE:
         codebooks: One float32 array [K_m, latent] per level; empty before ``fit``. K_m is smaller
             than asked where the level had too few distinct vectors.
         report: How training went: ``fitted_on`` and ``held_out`` vectors, ``epochs``,
-            ``best_epoch``, ``dead_codes_reset``, ``codewords_used`` and ``codewords`` per level,
-            ``collision_rate`` (share of the vectors that share their full code),
-            ``reconstruction_error`` (mean |x - x^|^2) and ``unexplained``, the same as a share of
-            the variance; empty before ``fit``.
+            ``best_epoch``, ``held_out_unexplained`` (share of the held-out vectors' variance),
+            ``dead_codes_reset``, ``codewords`` per level, and the figures of
+            :func:`~.codebooks.fit_figures`; empty before ``fit``.
 
     Raises:
         ConfigError: A number is out of range, or ``n_clusters`` has not one entry per level.
@@ -219,9 +219,6 @@ class RQVAE:
 
     def _reported(self, rows: Float32, trained: Trained, n_held_out: int) -> dict[str, Any]:
         codes = self.encode(rows)
-        error = mean_squared_distance(rows, self.reconstruct(codes))
-        spread = mean_squared_distance(rows, np.broadcast_to(self._mean, rows.shape))
-        _, sharing = np.unique(codes, axis=0, return_counts=True)
         return {
             "fitted_on": len(rows),
             "held_out": n_held_out,
@@ -229,11 +226,8 @@ class RQVAE:
             "best_epoch": trained.best_epoch,
             "held_out_unexplained": trained.held_out_error,
             "dead_codes_reset": trained.dead_codes_reset,
-            "codewords_used": [len(np.unique(codes[:, m])) for m in range(self.n_levels)],
             "codewords": [len(book) for book in self.codebooks],
-            "collision_rate": float(sharing[sharing > 1].sum() / len(rows)),
-            "reconstruction_error": error,
-            "unexplained": error / spread if spread > 0 else 0.0,
+            **fit_figures(rows, codes, self.reconstruct(codes)),
         }
 
     def latents(self, x: NDArray[Any]) -> Float32:

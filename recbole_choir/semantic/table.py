@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from recbole_choir.errors import TableError
 from recbole_choir.semantic.fingerprint import fingerprint_columns, fingerprint_json
@@ -25,6 +27,9 @@ from recbole_choir.table_format import (
     FORMAT_VERSION,
     GROUP_ID,
     GROUPS,
+    ITEM_ID,
+    ITEM_VECTORS,
+    ITEMS,
     LEVEL,
     MANIFEST,
     N_EVENTS,
@@ -35,12 +40,37 @@ from recbole_choir.table_format import (
     SNAPSHOT,
     USER_ID,
     USERS,
+    VECTOR,
     code_column,
 )
 
 logger = logging.getLogger(__name__)
 
 QUALITY_TEXT = "quality.txt"
+
+
+@dataclass(frozen=True)
+class ItemContent:
+    """The items of a table.
+
+    Args:
+        rows: ``snapshot``, ``item_id``, ``code_1`` ..., ``group_id``, ``vector``.
+        vectors: float32 [V, d], the rows that ``vector`` counts from 0.
+        n_clusters: Codewords at each level.
+    """
+
+    rows: pd.DataFrame
+    vectors: NDArray[np.float32]
+    n_clusters: list[int]
+
+    def parts(self) -> dict[str, Any]:
+        """What enters the table's fingerprint."""
+        return {
+            "n_clusters": [int(k) for k in self.n_clusters],
+            "items": fingerprint_columns(self.rows, list(self.rows.columns)),
+            "vectors": hashlib.sha256(np.ascontiguousarray(self.vectors, "<f4")).hexdigest(),
+            "shape": list(self.vectors.shape),
+        }
 
 
 @dataclass
@@ -63,6 +93,7 @@ class TableContent:
         embeddings: Vectors of the last snapshot, float32 [n_users, d]; zeros where there is none.
         quality: The quality report as plain values.
         quality_text: The same for people.
+        items: Ids, clusters and vectors of the items; None if the recipe makes none.
         write_codebooks: Called with the folder to write the codebooks into.
     """
 
@@ -80,10 +111,11 @@ class TableContent:
     embeddings: np.ndarray | None = None
     quality: Mapping[str, Any] | None = None
     quality_text: str | None = None
+    items: ItemContent | None = None
     write_codebooks: Callable[[Path], None] | None = None
 
     def fingerprint(self) -> str:
-        """Fingerprint of what a model reads: snapshots, users and groups."""
+        """Fingerprint of what a model reads: snapshots, users, groups, and items with vectors."""
         return fingerprint_json(
             {
                 "snapshots": [float(t).hex() for t in self.snapshot_times],
@@ -91,6 +123,7 @@ class TableContent:
                 "attributes": dict(self.user_attributes),
                 "users": fingerprint_columns(self.users, list(self.users.columns)),
                 "groups": fingerprint_columns(self.groups, list(self.groups.columns)),
+                **({} if self.items is None else {"items": self.items.parts()}),
             }
         )
 
@@ -169,6 +202,9 @@ def is_whole(table: str | Path, key: str) -> bool:
 def _write_files(content: TableContent, folder: Path) -> None:
     pq.write_table(_users_arrow(content), folder / USERS, compression="zstd")
     pq.write_table(_groups_arrow(content), folder / GROUPS, compression="zstd")
+    if content.items is not None:
+        pq.write_table(_items_arrow(content.items), folder / ITEMS, compression="zstd")
+        np.save(folder / ITEM_VECTORS, content.items.vectors)
     if content.profiles is not None:
         content.profiles.to_json(folder / PROFILES, orient="records", lines=True, force_ascii=False)
     if content.embeddings is not None:
@@ -189,7 +225,8 @@ def _write_files(content: TableContent, folder: Path) -> None:
         "n_clusters": list(content.n_clusters),
         "user_attributes": dict(content.user_attributes),
         "inputs": dict(content.inputs),
-        "sizes": {"users": len(content.users), "groups": len(content.groups)},
+        **_of_items(content.items),
+        "sizes": _sizes(content),
         "statistics": dict(content.statistics),
         "versions": dict(content.versions),
         "files": {p.name: p.stat().st_size for p in sorted(folder.iterdir())},
@@ -200,6 +237,35 @@ def _write_files(content: TableContent, folder: Path) -> None:
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
+
+
+def _of_items(items: ItemContent | None) -> dict[str, Any]:
+    if items is None:
+        return {}
+    return {
+        "item_n_levels": len(items.n_clusters),
+        "item_n_clusters": list(items.n_clusters),
+    }
+
+
+def _sizes(content: TableContent) -> dict[str, int]:
+    sizes = {"users": len(content.users), "groups": len(content.groups)}
+    if content.items is not None:
+        sizes |= {"items": len(content.items.rows), "item_vectors": len(content.items.vectors)}
+    return sizes
+
+
+def _items_arrow(items: ItemContent) -> pa.Table:
+    rows = items.rows
+    columns: dict[str, pa.Array] = {
+        SNAPSHOT: pa.array(rows[SNAPSHOT].to_numpy(np.int32)),
+        ITEM_ID: _strings(rows[ITEM_ID]),
+    }
+    for level in range(1, len(items.n_clusters) + 1):
+        columns[code_column(level)] = pa.array(rows[code_column(level)].to_numpy(np.int32))
+    columns[GROUP_ID] = _strings(rows[GROUP_ID])
+    columns[VECTOR] = pa.array(rows[VECTOR].to_numpy(np.int32))
+    return pa.table(columns)
 
 
 def _users_arrow(content: TableContent) -> pa.Table:

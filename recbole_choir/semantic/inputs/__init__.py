@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 
@@ -15,6 +16,7 @@ from recbole_choir.semantic.inputs.id_embedding import IdEmbeddingInput
 from recbole_choir.semantic.inputs.random import RandomInput
 from recbole_choir.semantic.inputs.text import TextInput
 from recbole_choir.semantic.inputs.text_parts import TextPartsInput
+from recbole_choir.semantic.items.base import ItemVectors
 from recbole_choir.semantic.profile import make_engine
 from recbole_choir.semantic.recipe import Recipe
 from recbole_choir.semantic.verbalize import verbalize
@@ -30,7 +32,7 @@ __all__ = [
     "make_input",
 ]
 
-INPUTS = ("text", "text_parts", "behaviour", "id_embedding", "random")
+INPUTS = ("text", "text_parts", "behaviour", "interest", "id_embedding", "random")
 
 
 def make_input(
@@ -38,6 +40,10 @@ def make_input(
     encoder: Encoder | None,
     profiles: Callable[[Frames], pd.Series] | None = None,
     show_progress: bool = True,
+    *,
+    item_vectors: Callable[[Frames], ItemVectors] | None = None,
+    cache_dir: str | Path | None = None,
+    device: str | None = None,
 ) -> GroupingInput:
     """The grouping input that a recipe names.
 
@@ -46,7 +52,10 @@ def make_input(
         encoder: For ``text`` and ``text_parts``.
         profiles: For ``text``: frames to a series of texts with user ids as its index; by default
             what the recipe's profile engine writes.
-        show_progress: Show the encoder's progress bar.
+        show_progress: Show progress bars.
+        item_vectors: For ``interest``: the fitted item input's ``transform``.
+        cache_dir: Where an input that is trained keeps its weights; nowhere if None.
+        device: Torch device of an input that is trained.
 
     Raises:
         ConfigError: There is no such input, or an encoder or path that it needs is missing.
@@ -65,6 +74,20 @@ def make_input(
         return IdEmbeddingInput(recipe.id_embedding_path)
     if recipe.input == "random":
         return RandomInput(seed=recipe.seed)
+    if recipe.input == "interest":
+        if item_vectors is None:
+            raise ConfigError("input 'interest': expected vectors of items, got none")
+        # costs seconds (torch), and no other input needs it
+        from recbole_choir.semantic.inputs.interest import InterestInput
+
+        return InterestInput(
+            item_vectors,
+            recipe.interest,
+            recipe.seed,
+            cache_dir=cache_dir,
+            device=device,
+            show_progress=show_progress,
+        )
     raise ConfigError(
         f"input: expected one of {', '.join(INPUTS)}, got '{recipe.input}'"
         f"{nearest(recipe.input, INPUTS)}"
