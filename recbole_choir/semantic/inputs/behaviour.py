@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
-from scipy.sparse.linalg import LinearOperator, svds
 
 from recbole_choir.errors import ConfigError, DataError
 from recbole_choir.semantic.frames import ITEM_ID, USER_ID, Frames
@@ -21,6 +20,7 @@ from recbole_choir.semantic.inputs.base import (
     unit_rows,
     user_ids_of,
 )
+from recbole_choir.semantic.svd import centred_svd
 
 logger = logging.getLogger(__name__)
 
@@ -132,40 +132,11 @@ class BehaviourInput:
         """Leading right singular vectors [items, d], largest first, signs fixed."""
         skipped = 1 if self.popularity == "drop" else 0
         wanted = self.svd_dim + skipped
-        if x.shape[0] * x.shape[1] <= _DENSE or wanted >= min(x.shape):
-            _, values, right = np.linalg.svd(x.toarray() - self._mean, full_matrices=False)
-        else:
-            start = np.random.default_rng(self.seed).standard_normal(min(x.shape))
-            _, values, right = svds(_centred(x, self._mean), k=wanted, v0=start)
-            order = np.argsort(-values, kind="stable")
-            values, right = values[order], right[order]
-        rank = int((values > 1e-9 * max(values[0], 1e-300)).sum())
-        skipped = min(skipped, max(rank - 1, 0))  # where there is one component, it stays
-        right = right[skipped : min(rank, self.svd_dim + skipped)]
+        _, right = centred_svd(x, self._mean, wanted, self.seed, _DENSE)
+        skipped = min(skipped, max(len(right) - 1, 0))  # where there is one component, it stays
+        right = right[skipped : self.svd_dim + skipped]
         if len(right) < self.svd_dim:
             logger.info("behaviour: %d dimensions, %d asked for", len(right), self.svd_dim)
         if len(right) == 0:  # all users bought the same: nothing tells them apart
             return np.zeros((x.shape[1], 1))
-        largest = np.take_along_axis(right, np.abs(right).argmax(axis=1)[:, None], axis=1)
-        return np.ascontiguousarray((right * np.sign(largest)).T)
-
-
-def _centred(x: csr_matrix, mean: NDArray[np.float64]) -> LinearOperator:
-    """``x - mean`` as an operator: the dense matrix is never made."""
-
-    def times(v: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(x @ v - mean @ v)
-
-    def transposed_times(u: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(
-            x.T @ u - np.multiply.outer(mean, u.sum(axis=0)).reshape(-1, *u.shape[1:])
-        )
-
-    return LinearOperator(
-        shape=x.shape,
-        dtype=x.dtype,
-        matvec=times,
-        rmatvec=transposed_times,
-        matmat=times,
-        rmatmat=transposed_times,
-    )
+        return np.ascontiguousarray(right.T)

@@ -31,7 +31,7 @@ class Pairs(NamedTuple):
 
     first: Ints  # [P], the smaller row
     second: Ints  # [P]
-    count: Ints  # [P] users who chose both within the window
+    users: Ints  # [P], how many chose both within the window
 
     def take(self, chosen: NDArray[np.bool_] | Ints) -> Pairs:
         """Some of the pairs: a mask [P], or increasing indices."""
@@ -87,19 +87,19 @@ def frequent(pairs: Pairs, min_count: int, max_pairs: int | None = None) -> Pair
     Where none does so ``min_count`` times, the largest smaller number with pairs is taken, with a
     log line. Of more than ``max_pairs`` the most frequent are kept; ties at the cut by a hash.
     """
-    if len(pairs.count) == 0:
+    if len(pairs.users) == 0:
         return pairs
-    reached = int(pairs.count.max())
+    reached = int(pairs.users.max())
     if reached < min_count:
         logger.warning(
             "co-occurrence: no pair of items has %d users, min_count is lowered to %d",
             *(min_count, reached),
         )
-    chosen = pairs.take(pairs.count >= min(min_count, reached))
-    if max_pairs is None or len(chosen.count) <= max_pairs:
+    chosen = pairs.take(pairs.users >= min(min_count, reached))
+    if max_pairs is None or len(chosen.users) <= max_pairs:
         return chosen
     tie = mixed(chosen.first.astype(np.uint64) << np.uint64(32) ^ chosen.second.astype(np.uint64))
-    order = np.lexsort((tie, -chosen.count))[:max_pairs]
+    order = np.lexsort((tie, -chosen.users))[:max_pairs]
     return chosen.take(np.sort(order))
 
 
@@ -111,7 +111,7 @@ def hold_out(
     Returns:
         Training and held-out pairs; none are held out of fewer than ``1 / share``.
     """
-    n = len(pairs.count)
+    n = len(pairs.users)
     held = np.zeros(n, bool)
     n_held = min(int(n * share), most)
     held[np.random.default_rng([seed, 1]).permutation(n)[:n_held]] = True
@@ -159,4 +159,3 @@ def _count(user: Ints, item: Ints, n: int, window: int) -> tuple[Ints, Ints]:
     new = np.ones(len(key), bool)
     new[1:] = (key[1:] != key[:-1]) | (who[1:] != who[:-1])  # a user counts once
     return np.unique(key[new], return_counts=True)
-
