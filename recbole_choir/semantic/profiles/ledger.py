@@ -41,11 +41,6 @@ class Ledger:
         self.outcome.duplicates += seen
         return not seen
 
-    @property
-    def open(self) -> int:
-        """Prompts admitted and not settled."""
-        return sum(self._weight.values())
-
     def is_open(self, key: bytes) -> bool:
         """Whether a key was admitted and is not settled."""
         return key in self._weight
@@ -65,13 +60,25 @@ class Ledger:
     def settle_known(self, known: Known, before: bool) -> None:
         """Close keys that the store knew before they were read, or that others answered since."""
         for key in known.done:
-            n = self.settle(key, None)
+            n = self._settle_unasked(key, None)
             self.outcome.reused += n * before
             self.outcome.elsewhere += n * (not before)
         for key, failure in known.failed.items():
-            n = self.settle(key, failure)
+            n = self._settle_unasked(key, failure)
             self.outcome.failed_before += n * before
             self.outcome.elsewhere += n * (not before)
+
+    def settle_left(self) -> None:
+        """Count what is open as left: the run has ended."""
+        n = sum(self._weight.values())
+        self.outcome.left += n
+        self.outcome.duplicates -= n - len(self._weight)
+        self._weight.clear()
+
+    def _settle_unasked(self, key: bytes, result: Failure | None) -> int:
+        n = self.settle(key, result)
+        self.outcome.duplicates -= max(0, n - 1)  # duplicates are those of a prompt asked here
+        return n
 
     def show(self, requests: int, tokens: int) -> None:
         """Put the figures beside the bar; tqdm itself decides when to draw."""

@@ -273,7 +273,8 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it says it came from; what merely happened before would mislead."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
-        cause = cause.__cause__ or cause.__context__
+        cause = cause.__cause__

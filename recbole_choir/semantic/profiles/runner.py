@@ -12,7 +12,7 @@ from contextlib import suppress
 from threading import Thread
 from typing import Any, TypeVar
 
-from recbole_choir.errors import DataError
+from recbole_choir.errors import DataError, ProfileError
 from recbole_choir.semantic.profiles.admission import Admission
 from recbole_choir.semantic.profiles.asking import Asker, Item
 from recbole_choir.semantic.profiles.interrupts import run_gently
@@ -33,8 +33,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Results that may wait for the disk before replies are no longer taken.
-_MOST_WAITING = 1024
 # Leases are taken for that many times the requests in flight, so that none of these ever waits.
 _AHEAD = 2
 _FEWEST_AHEAD = 32
@@ -58,8 +56,9 @@ def write_profiles(
         prompts -> keys -> known to the store? duplicate? being asked by another process?
                 -> leased here -> asked (attempts, tries) -> checked -> committed
 
-    A reply is in the store, on the disk, one commit after it came; nothing is asked twice but what
-    was in flight when a process was killed. A bad reply is tried again with the next seed and at
+    A reply is in the store, on the disk, one commit after it came. What is committed is never
+    asked for again. A kill loses what was in flight, and replies whose commit had not ended: at
+    most twice ``concurrency`` in all. A bad reply is tried again with the next seed and at
     ``retry_temperature``, then recorded as failed; nothing is repaired. No user stops the others.
 
     Args:
@@ -128,6 +127,7 @@ class _Run:
         self.requests = 0
         self.tokens = 0
         self._arrived: list[Finished] = []
+        self._uncommitted = 0
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._ended = False
@@ -149,7 +149,7 @@ class _Run:
                     task.result()
             self._end()
             await committing
-            outcome.left += self.ledger.open
+            self.ledger.settle_left()
             if not outcome.stopped:
                 self.ledger.check(at_end=True)
         finally:
@@ -264,9 +264,14 @@ class _Run:
                     [i.prompt for i in batch], [self.settings.seed + i.tries for i in batch]
                 )
             )
-            budget.requests += len(batch)
-            outcome.requests += len(batch)
-            for item, cost, reply in zip(batch, costs, replies, strict=True):
+            if len(replies) != n:
+                raise ProfileError(
+                    f"engine '{generator.name}': expected {n} replies, got {len(replies)}"
+                )
+            budget.requests += n
+            outcome.requests += n
+            for item, cost, reply in zip(batch, costs[:n], replies, strict=True):
+                outcome.repeated += item.tries > 0
                 before = item.prompt_tokens + item.completion_tokens
                 result = item.judge(reply, self.checker)
                 budget.spent += item.prompt_tokens + item.completion_tokens - before or cost
@@ -281,11 +286,16 @@ class _Run:
     # --- storing ----------------------------------------------------------------------------------
 
     async def _take(self, row: Finished) -> None:
-        """Hand a result to the store; wait only where the disk cannot keep up."""
+        """Hand a result to the store; wait only where the disk cannot keep up.
+
+        As many results may wait for the disk as requests are in flight, so a kill loses no more
+        than twice that.
+        """
         self._arrived.append(row)
+        self._uncommitted += 1
         self._news.set()
         self.ledger.check(at_end=False)
-        while len(self._arrived) > _MOST_WAITING:
+        while self._uncommitted > self.width:
             self._room.clear()
             await self._room.wait()
 
@@ -297,6 +307,7 @@ class _Run:
             rows, self._arrived = self._arrived, []
             if rows:
                 await self._stored(self.store.commit, rows, self.keys.source)
+                self._uncommitted -= len(rows)
                 self._room.set()
                 for row in rows:
                     self.ledger.settle(row.key, row.result)
@@ -329,13 +340,14 @@ class _Run:
 def summary(outcome: Outcome) -> str:
     """One line of counts."""
     o = outcome
-    rate = (o.done - o.reused - o.elsewhere) / o.seconds if o.seconds > 0 else 0.0
+    fresh = o.done + o.failed - o.reused - o.failed_before - o.elsewhere
+    rate = fresh / o.seconds if o.seconds > 0 else 0.0
     parts = [
         f"{o.prompts} users: {o.done} done ({o.reused} of them before)",
         f"{o.failed} failed",
         f"{o.requests} requests",
         f"{o.prompt_tokens} + {o.completion_tokens} tokens",
-        f"{o.seconds:.1f} s ({rate:.1f} profiles/s)",
+        f"{o.seconds:.1f} s ({rate:.1f} users/s)",
     ]
     if o.duplicates:
         parts.insert(1, f"{o.duplicates} shared another's")

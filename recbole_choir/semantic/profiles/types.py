@@ -182,9 +182,9 @@ class Outcome:
 
     Args:
         prompts: Read from the iterable.
-        reused: Already in the store before they were read, as a profile.
-        failed_before: Already in the store, as a final failure.
-        duplicates: Asked once for several prompts of the run: the others.
+        reused: Already in the store when they were read, as a profile.
+        failed_before: Already in the store, as a failure that stands.
+        duplicates: Answered by what was asked here for another prompt with the same key.
         elsewhere: Answered by another process while this one ran.
         done: With a valid profile now.
         failed: Without one, with a recorded reason.
