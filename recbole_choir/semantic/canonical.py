@@ -11,7 +11,15 @@ import pandas as pd
 
 from recbole_choir.errors import DataError, nearest
 from recbole_choir.semantic.fingerprint import fingerprint_columns
-from recbole_choir.semantic.frames import ITEM_ID, LABEL, QUERY, TIMESTAMP, USER_ID, Frames
+from recbole_choir.semantic.frames import (
+    ITEM_ID,
+    LABEL,
+    QUERY,
+    TIMESTAMP,
+    USER_ID,
+    Frames,
+    outcome_columns,
+)
 from recbole_choir.table_format import fingerprint_ids
 
 logger = logging.getLogger(__name__)
@@ -52,7 +60,8 @@ def canonical_frames(
 
     Args:
         interactions: ``user_id``, ``item_id``, ``timestamp`` (epoch seconds), ``label`` (0 or 1),
-            optionally ``query``; other columns are dropped.
+            optionally ``query``, and columns of 0 and 1 that say what else came of an event
+            (``conversion``, ``cart``); others are dropped.
         users: ``user_id`` and attributes; None if there are none.
         items: ``item_id``, optionally ``title``, ``category`` and others; None if there are none.
 
@@ -71,7 +80,11 @@ def canonical_frames(
     kept = [USER_ID, ITEM_ID, TIMESTAMP, LABEL]
     if QUERY in interactions.columns:
         kept.append(QUERY)
+    outcomes = outcome_columns(interactions)
+    kept += outcomes
     rows = interactions[kept].copy()
+    for column in outcomes:
+        rows[column] = rows[column].astype(np.float64).fillna(0.0)
     for column in (USER_ID, ITEM_ID):
         rows[column] = _ids(rows[column], f"interactions.{column}")
     rows[TIMESTAMP] = _numbers(rows[TIMESTAMP], f"interactions.{TIMESTAMP}")

@@ -79,6 +79,22 @@ class Frames:
         return Frames(self.interactions, self.users, self.items, time)
 
 
+def outcome_columns(interactions: pd.DataFrame) -> list[str]:
+    """Columns of 0 and 1 beside the known ones: what else came of an event (``conversion``).
+
+    Missing values count as 0. In the order of their names.
+    """
+    known = (USER_ID, ITEM_ID, TIMESTAMP, LABEL, QUERY)
+    return sorted(
+        str(name)
+        for name, values in interactions.items()
+        if name not in known
+        and (pd.api.types.is_bool_dtype(values) or pd.api.types.is_numeric_dtype(values))
+        and bool(values.dropna().isin((0, 1)).all())
+        and bool(values.notna().any())
+    )
+
+
 def _require(frame: pd.DataFrame, where: str, column: str) -> None:
     if column not in frame.columns:
         known = [str(c) for c in frame.columns]
