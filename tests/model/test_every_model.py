@@ -36,6 +36,11 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "poso-naive": {"poso_mode": "naive", "poso_pc": "user", "use_group_stats": True},
     },
     "SimTier": {"simtier": {}, "simtier-quantile": {"simtier_edges": "quantile"}},
+    "SaviorRec": {
+        "savior": {},
+        "savior-alone": {"use_content": False, "use_codes": False, "savior_mba": False},
+        "savior-no-attention": {"savior_attention": False},
+    },
 }
 VARIANTS = [
     pytest.param(name, settings, id=label)
