@@ -81,7 +81,8 @@ class OpenAIGenerator:
         Raises:
             Transient: 408, 409, 425, 429, 5xx, no connection, a time-out, an answer that is none.
             AskAgain: The server does not know this way to ask for a schema; the next one is tried.
-            PromptRejected: 400, 413 or 422 whatever the way.
+            PromptRejected: 400, 413 or 422 (500 where it names ``response_format``) whatever the
+                way.
             ConfigError: Any other status 4xx: wrong key, model or address.
             ProfileError: The account's quota is used up.
         """
@@ -143,7 +144,8 @@ class OpenAIGenerator:
         """What an error status means."""
         status = error.status_code
         detail = f"status {status}: {self._clean(_message(error))}"
-        if status in _REJECTED:
+        # llama-cpp-python's server answers 500 to a response_format that it does not know
+        if status in _REJECTED or (status == 500 and "response_format" in detail):
             if prompt.schema is not None and self._proven is None and mode + 1 < len(self._modes):
                 self._mode = max(self._mode, mode + 1)
                 return AskAgain(detail)

@@ -153,9 +153,13 @@ class TestStructuredOutput:
             "server of 'm': refuses structured output by json_schema, takes json_object"
         ]
 
-    def test_down_to_words_alone(self, server):
+    @pytest.mark.parametrize(
+        ("code", "message"),
+        [(422, "no"), (500, "1 validation error: {'loc': ('body', 'response_format', 'type')}")],
+    )
+    def test_down_to_words_alone(self, server, code, message):
         def choose(request):
-            return status(422) if "response_format" in request.body else Action()
+            return status(code, message) if "response_format" in request.body else Action()
 
         server.choose = choose
         results = ask(settings_for(server.url), *[prompt("u1")] * 3)
