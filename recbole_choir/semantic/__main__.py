@@ -73,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override one key of the recipe, e.g. --set n_snapshots=2 (may be repeated)",
+        help="override one key of the recipe, e.g. --set n_snapshots=2 or --set items.input=random "
+        "(may be repeated)",
     )
     command.add_argument("--out", required=True, type=Path, help="folder of the table")
     command.add_argument("--device", help="device of the text encoder, e.g. cuda")
@@ -82,15 +83,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """Keys and values; a dotted key reaches into a part of the recipe."""
     out: dict[str, Any] = {}
     for pair in pairs:
-        key, equals, value = pair.partition("=")
+        key, equals, text = pair.partition("=")
         if not equals:
             raise ConfigError(f"--set: expected KEY=VALUE, got '{pair}'")
         try:
-            out[key.strip()] = yaml.safe_load(value)
+            value = yaml.safe_load(text)
         except yaml.YAMLError:
-            raise ConfigError(f"--set {key}: expected a YAML value, got '{value}'") from None
+            raise ConfigError(f"--set {key}: expected a YAML value, got '{text}'") from None
+        *path, last = key.strip().split(".")
+        part = out
+        for step in path:
+            part = part.setdefault(step, {})
+            if not isinstance(part, dict):
+                raise ConfigError(f"--set {key}: '{step}' is set to {part!r} as a whole already")
+        part[last] = value
     return out
 
 

@@ -240,6 +240,7 @@ def item_source(
     recipe: Recipe, encoder: Encoder | None, cache_dir: Path, show_progress: bool
 ) -> ItemSource:
     """The recipe's item input, with its vectors kept in ``cache_dir``."""
+    # costs seconds (torch), and a table of users alone needs none of it
     from recbole_choir.semantic.items import make_item_input
 
     return ItemSource(

@@ -149,7 +149,7 @@ class ItemSource:
         path = self._path(key)
         if path is None:
             return
-        values = {"report": json.dumps(self.report, sort_keys=True)}
+        values = {"report": json.dumps(self.report)}
         try:
             write_tensors(path, _KIND, _VERSION, {"x": x, "valid": valid}, values)
         except OSError as error:

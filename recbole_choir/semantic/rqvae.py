@@ -313,7 +313,7 @@ class RQVAE:
         tensors["mean"] = self._mean
         values = {
             "settings": json.dumps(self.settings(), sort_keys=True),
-            "report": json.dumps(self.report, sort_keys=True),
+            "report": json.dumps(self.report),
             "scale": self._scale.hex(),
             "fitted": "true",
         }

@@ -19,7 +19,13 @@ import pytest
 from recbole_choir.errors import TableError
 from recbole_choir.semantic import table as table_module
 from recbole_choir.semantic.fingerprint import fingerprint_columns
-from recbole_choir.semantic.table import TableContent, is_whole, read_manifest, write_table
+from recbole_choir.semantic.table import (
+    ItemContent,
+    TableContent,
+    is_whole,
+    read_manifest,
+    write_table,
+)
 from recbole_choir.table_format import FORMAT_VERSION, GROUPS, MANIFEST, PROFILES, USERS
 
 
@@ -82,6 +88,27 @@ def test_what_is_written_reads_back(tmp_path: Path) -> None:
 def test_fingerprint_changes_with_content_alone() -> None:
     assert content_of(key="x").fingerprint() == content_of(key="y").fingerprint()
     assert content_of(code=0).fingerprint() != content_of(code=1).fingerprint()
+
+
+def test_fingerprint_covers_items_and_leaves_tables_without_them_alone() -> None:
+    plain = content_of()
+    # of the first release: what has no items keeps its fingerprint
+    assert plain.fingerprint() == "38f0632c74e722ef"
+    rows = pd.DataFrame(
+        {"snapshot": [1], "item_id": ["a"], "code_1": [0], "group_id": ["0"], "vector": [0]}
+    )
+    one = np.ones((1, 2), np.float32)
+    contents = [
+        ItemContent(rows, one, [2]),
+        ItemContent(rows, 2 * one, [2]),
+        ItemContent(rows, one, [3]),
+        ItemContent(rows.assign(code_1=1), one, [2]),
+    ]
+    prints = [plain.fingerprint()]
+    for items in contents:
+        plain.items = items
+        prints.append(plain.fingerprint())
+    assert len(set(prints)) == 5
 
 
 def test_is_whole_tells_key_and_damage(tmp_path: Path) -> None:
