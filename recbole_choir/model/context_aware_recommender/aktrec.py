@@ -30,7 +30,7 @@ from recbole_choir.model.layers.snapshot_tokens import SnapshotItemEncoder, Snap
 from recbole_choir.model.layers.transfer import AsymmetricTransfer, Transfer
 from recbole_choir.model.layers.transfer_meter import TransferMeter
 from recbole_choir.model.layers.view_fusion import Slots, ViewFusion
-from recbole_choir.model.settings import ConfigLike, read_size
+from recbole_choir.model.settings import ConfigLike, read
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
@@ -103,7 +103,7 @@ class AKTRec(ChoirRecommender):
                 s.trans_temperature,
                 s.detach_negatives,
                 s.trans_max_anchors,
-                read_size(config, "seed", 2020),
+                int(read(config, "seed") or 0),
             )
         self.transfer_meter = TransferMeter()
         self.gate_meter = EpochMeter()

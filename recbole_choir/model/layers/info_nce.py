@@ -14,8 +14,8 @@ class _WeightedInfoNCE(torch.autograd.Function):
     """``sum_i w_i (log sum_j exp(x_i y_j) - x_i y_i)``, j over i itself and all not excluded.
 
     Left to autograd, mask and softmax make some fifteen passes over ``[A, A]`` matrices; here they
-    are a few, and the backward pass is products with the one matrix that is kept. As the positive of
-    its own anchor, y is a constant.
+    are a few, and the backward pass is products with the one matrix that is kept. As the positive
+    of its own anchor, y is a constant.
     """
 
     @staticmethod

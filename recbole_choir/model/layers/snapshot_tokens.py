@@ -131,10 +131,8 @@ class SnapshotItemEncoder(ItemEncoder):
         """
         if identity is None:
             identity = self.identity(ids, snapshot) if self.has_identity else self.id_table(ids)
-        if attributes is None:
-            columns = self.attributes(self.features(ids))
-        else:
-            columns = [attributes]
+        own = attributes is None
+        columns = self.attributes(self.features(ids)) if own else [attributes]
         parts = [part(ids, snapshot) for part in self.parts]
         return torch.cat([identity, *columns, *parts], dim=-1)
 

@@ -1,0 +1,550 @@
+"""AKTRec as a whole: its input slot by slot, its losses, its switches and its averages."""
+
+from __future__ import annotations
+
+import contextlib
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from recbole_choir.errors import ConfigError
+from recbole_choir.model.context_aware_recommender.aktrec import AKTRec
+from recbole_choir.model.layers.gate_report import level_means
+
+TABLES_OFF = {"use_cluster_emb": False, "use_cluster_view": False}
+
+
+def stir(model: AKTRec) -> AKTRec:
+    """Give the zero-initialised gates something to say."""
+    torch.manual_seed(7)
+    for name, p in model.named_parameters():
+        if ".gate." in name:
+            torch.nn.init.normal_(p)
+    return model
+
+
+def changed(batch: Any, **columns: torch.Tensor) -> Any:
+    return type(batch)({**batch.interaction, **columns})
+
+
+def attended(attention: Any, token: torch.Tensor, keys: torch.Tensor, ids: torch.Tensor) -> Any:
+    """Attention-weighted sum and masked mean, written out."""
+    valid = ids > 0
+    scores = (keys * attention.query(token).unsqueeze(1)).sum(-1)
+    weights = torch.softmax(scores.masked_fill(~valid, -1e30), dim=1) * valid
+    mean = (keys * valid.unsqueeze(-1)).sum(1) / valid.sum(1, keepdim=True).clamp_min(1)
+    return torch.cat([(weights.unsqueeze(-1) * keys).sum(1), mean], dim=1)
+
+
+def slots(model: AKTRec, helpers: Any, batch: Any) -> dict[str, torch.Tensor]:
+    """Both views of a batch, from the tables alone."""
+    inputs = helpers.akt_dataset().model_inputs
+    user, item, s = batch["user_id"], batch["item_id"], batch["snapshot"]
+    clusters, encoder = inputs.clusters, model.item_encoder
+
+    def e(embedding: Any, ids: torch.Tensor, activity: torch.Tensor) -> torch.Tensor:
+        return embedding.parts(ids, s, activity).fused
+
+    def attributes(ids: torch.Tensor) -> torch.Tensor:
+        return torch.cat(encoder.attributes(encoder.features(ids)), dim=-1)
+
+    people = torch.cat(model.user_bank(model.user_features.whole()), dim=-1)
+    e_u = e(model.user_table, user, batch["user_stats"])
+    e_i = e(encoder.identity, item, batch["item_stats"])
+    token = torch.cat([e_i, attributes(item)], dim=1)
+    history = batch["hist_items"]
+    keys = encoder.token(history, s.unsqueeze(1).expand_as(history))
+
+    def average(rows: torch.Tensor, side: Any, at: Any) -> torch.Tensor:
+        out = []
+        for row in rows:
+            found = (side.cluster == row).nonzero()
+            snapshot = int(found[0, 0])
+            ids = found[found[:, 0] == snapshot, 1]
+            out.append(at(snapshot)[ids].mean(0) if row else torch.zeros(at(1).shape[1]))
+        return torch.stack(out)
+
+    def users_at(t: int) -> torch.Tensor:
+        return torch.cat([model.user_table.at(t), people, clusters.users.stats[t]], dim=1)
+
+    def items_at(t: int) -> torch.Tensor:
+        ids = torch.arange(40)
+        return torch.cat([encoder.identity.at(t), attributes(ids), clusters.items.stats[t]], dim=1)
+
+    of_user, of_item = clusters.users.cluster[s, user], clusters.items.cluster[s, item]
+    sequence = clusters.behaviour.gather(of_user, inputs.items.item_codes[s, item, 0])
+    sequence_keys = encoder.token(sequence, s.unsqueeze(1).expand_as(sequence))
+    return {
+        "user": torch.cat([e_u, people[user], batch["user_stats"]], dim=1),
+        "item": torch.cat([token, batch["item_stats"]], dim=1),
+        "sequence": attended(model.history_attention, token, keys, history),
+        "cluster user": average(of_user, clusters.users, users_at),
+        "cluster item": average(of_item, clusters.items, items_at),
+        "cluster sequence": attended(model.cluster_attention, token, sequence_keys, sequence),
+    }
+
+
+def test_the_input_is_that_of_the_equations(helpers: Any) -> None:
+    """Eq. 6 to 10 with the paper's settings, written out from the tables."""
+    model, batch = stir(helpers.akt()), helpers.batch()
+    model.refresh()
+    views = slots(model, helpers, batch)
+    activity = torch.cat(
+        [batch["user_stats"], batch["item_stats"], batch["cross_stats"][:, [1, 4, 5, 6]]], dim=1
+    )
+    alpha = model.fusion.gate(activity)
+    assert alpha.std() > 0.01
+    fused = {}
+    for k, name in enumerate(("user", "item", "sequence")):
+        own = views[name] @ model.fusion.instance.weights[k].T
+        cluster = views[f"cluster {name}"] @ model.fusion.cluster.weights[k].T
+        fused[name] = alpha * cluster + (1 - alpha) * own
+    context = model.encode_context(batch)
+    f = torch.cat([fused["user"], fused["item"], context, fused["sequence"]], dim=1)
+    torch.testing.assert_close(model(batch), model.ranker(f), rtol=1e-4, atol=1e-5)
+    out = model.outputs(batch)
+    torch.testing.assert_close(out.alpha, alpha[:, 0])
+
+
+def test_plus_is_the_concatenation_with_content_and_statistics(helpers: Any) -> None:
+    model, batch = stir(helpers.akt(variant="plus")), helpers.batch()
+    dataset = helpers.akt_dataset()
+    items, d = dataset.model_inputs.items, 4
+    assert model.item_encoder.width == 4 * d + d
+    token = model.item_encoder.token(batch["item_id"], batch["snapshot"])
+    vectors = items.vectors[items.item_vector[batch["snapshot"], batch["item_id"]].long()]
+    content = model.item_encoder.parts[0]
+    torch.testing.assert_close(token[:, -d:], vectors @ content.weight.T)
+    width = 2 * (model.user_width + model.item_width + 2 * model.item_encoder.width)
+    first = model.ranker.first[0]
+    assert first.in_features == width + model.context_width + 7 + 6  # cross and group statistics
+    assert model.fusion.gate is None
+    before = model(batch)
+    for column in ("cross_stats", "group_stats"):
+        other = changed(batch, **{column: batch[column] + 1})
+        assert ((model(other) - before).abs() > 0).float().mean() > 0.9, column
+
+
+def test_without_tables_it_is_base(helpers: Any) -> None:
+    """e = d and alpha = 0 leave Base's input, column by column."""
+    model, base, batch = helpers.akt(**TABLES_OFF), helpers.base(), helpers.batch()
+    names = {
+        "user_table.weight": "user_table.individual.weight",
+        "item_encoder.id_table.weight": "item_encoder.identity.individual.weight",
+    }
+    theirs = base.state_dict()
+    mine = model.state_dict()
+    mine |= {names.get(n, n.replace("individual.", "ranker.", 1)): v for n, v in theirs.items()}
+    assert mine.keys() == model.state_dict().keys()
+    model.load_state_dict(mine)
+    assert torch.equal(model(batch), base(batch))
+    plain = {k: v for k, v in batch.interaction.items() if k not in ("snapshot", "cross_stats")}
+    assert torch.equal(model(type(batch)(plain)), base(batch))  # no table, no snapshots
+
+
+@pytest.mark.parametrize(
+    ("constant", "ablation"),
+    [
+        ({"cgae_gate": 1.0}, {"use_individual_emb": False, "cluster_emb": "per_id"}),
+        ({"cgae_gate": 0.0}, {"use_cluster_emb": False}),
+        ({"hfa_gate": 1.0, "clust_mode": "grad"}, {"use_instance_view": False}),
+        ({"hfa_gate": 0.0}, {"use_cluster_view": False}),
+    ],
+    ids=["r=1", "r=0", "alpha=1", "alpha=0"],
+)
+def test_a_constant_gate_is_the_ablation_bit_for_bit(
+    helpers: Any, constant: dict[str, Any], ablation: dict[str, Any]
+) -> None:
+    """Scores, and gradients of the main loss on all that both have."""
+    batch = helpers.batch()
+    one = helpers.akt(**constant)
+    two = helpers.akt(seed=3, **ablation)
+    state = one.state_dict()
+    two.load_state_dict({n: state.get(n, v) for n, v in two.state_dict().items()})
+    shared = [n for n, _ in two.named_parameters()]
+    assert {n.split(".")[0] for n in shared} >= {"user_table", "item_encoder", "ranker"}
+    losses = [model.bce(model(batch), batch) for model in (one, two)]
+    assert torch.equal(one(batch), two(batch))
+    for loss in losses:
+        loss.backward()
+    grads = dict(one.named_parameters())
+    for name, p in two.named_parameters():
+        if p.grad is not None:
+            assert torch.equal(grads[name].grad, p.grad), name
+    one.eval()
+    two.eval()
+    seen = ~torch.isin(batch["user_id"], torch.tensor(helpers.unseen.users))
+    seen &= ~torch.isin(batch["item_id"], torch.tensor(helpers.unseen.items))
+    assert torch.equal(one.predict(batch)[seen], two.predict(batch)[seen])
+
+
+def test_gates_at_one_half_are_what_training_starts_from(helpers: Any) -> None:
+    batch = helpers.batch()
+    learned, half = helpers.akt(), helpers.akt(seed=3, cgae_gate=0.5, hfa_gate=0.5)
+    state = learned.state_dict()
+    half.load_state_dict({n: state[n] for n in half.state_dict()})
+    torch.testing.assert_close(learned(batch), half(batch))
+    assert not any(".gate." in n for n, _ in half.named_parameters())
+
+
+def test_the_loss_is_the_sum_of_its_parts(helpers: Any) -> None:
+    model, batch = stir(helpers.akt(lambda_ortho=0.3)), helpers.batch()
+    state = {k: v.clone() for k, v in model.transfer.state_dict().items()}
+    out = model.outputs(batch)
+    users, items = model.transfers(batch)
+    assert users.loss.item() > 0
+    assert items.loss.item() > 0
+    ortho = model.orthogonality(batch, out)
+    model.transfer.load_state_dict(state)  # the same draws again
+    expected = model.bce(out.logit, batch) + users.loss + items.loss + 0.3 * ortho
+    torch.testing.assert_close(model.calculate_loss(batch), expected)
+
+
+def test_orthogonality_counts_each_target_once(helpers: Any) -> None:
+    model, batch = helpers.akt(), helpers.batch()
+    values = []
+    for embedding, column, unseen in (
+        (model.user_table, "user_id", helpers.unseen.users),
+        (model.item_encoder.identity, "item_id", helpers.unseen.items),
+    ):
+        ids = batch[column].unique()
+        ids = ids[ids > 0]
+        c, d = embedding.cluster.own.weight[ids], embedding.individual.weight[ids]
+        d = d * ~torch.isin(ids, torch.tensor(unseen)).unsqueeze(1)  # d := 0 without training rows
+        values.append(torch.cosine_similarity(c, d, dim=1).square())
+    expected = torch.cat(values).mean()
+    got = model.orthogonality(batch, model.outputs(batch))
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-5)
+
+
+def rows_of(side: Any, tail: bool) -> torch.Tensor:
+    return (side.tail == tail) & (torch.arange(len(side.tail)) > 0)
+
+
+@pytest.mark.parametrize(("weights", "untouched"), [((0.0, 5.0), False), ((5.0, 0.0), True)])
+def test_transfer_reaches_one_class_alone(
+    helpers: Any, weights: tuple[float, float], untouched: bool
+) -> None:
+    """lambda1 = 0: not one bit of gradient on a head's c; lambda2 = 0: none on a tail's."""
+    model, batch = helpers.akt(lambda1=weights[0], lambda2=weights[1]), helpers.batch()
+    clusters = helpers.akt_dataset().model_inputs.clusters
+    for _ in range(3):
+        model.zero_grad()
+        users, items = model.transfers(batch)
+        (users.loss + items.loss).backward()
+        for embedding, side in (
+            (model.user_table, clusters.users),
+            (model.item_encoder.identity, clusters.items),
+        ):
+            grad = embedding.cluster.own.weight.grad
+            still = grad[rows_of(side, untouched)]
+            assert torch.equal(still, torch.zeros_like(still))
+            assert grad[rows_of(side, not untouched)].abs().sum() > 0
+
+
+def test_transfer_reaches_cluster_embeddings_alone(helpers: Any) -> None:
+    model, batch = helpers.akt(), helpers.batch()
+    users, items = model.transfers(batch)
+    (users.loss + items.loss).backward()
+    touched = {n for n, p in model.named_parameters() if p.grad is not None}
+    assert touched == {
+        "user_table.cluster.own.weight",
+        "item_encoder.identity.cluster.own.weight",
+    }
+
+
+def test_the_history_trains_c_d_and_the_gate(helpers: Any) -> None:
+    model, batch = stir(helpers.akt(use_cluster_view=False)), helpers.batch()
+    history = batch["hist_items"]
+    history = torch.where(history >= min(helpers.unseen.items), 0, history)
+    batch = changed(batch, item_id=torch.zeros(64, dtype=torch.long), hist_items=history)
+    model.bce(model(batch), batch).backward()
+    identity = model.item_encoder.identity
+    used = torch.zeros(40, dtype=torch.bool)
+    used[history] = True
+    used[0] = False
+    assert used.sum() > 20
+    for table in (identity.cluster.own, identity.individual):
+        assert table.weight.grad[used].abs().sum(1).min() > 0
+        assert table.weight.grad[~used].abs().sum() == 0
+    assert identity.gate.mlp[0][0].weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("mode", ["snapshot", "ema", "grad"])
+def test_averages_carry_a_gradient_in_mode_grad_alone(helpers: Any, mode: str) -> None:
+    model, batch = helpers.akt(clust_mode=mode, use_cluster_seq=False), helpers.batch()
+    view = model.clustered_view(batch, model.item_tokens(batch), torch.zeros(64, 16))
+    assert view.user.requires_grad == (mode == "grad")
+    assert view.item.requires_grad == (mode == "grad")
+    model.refresh()
+    others = helpers.akt(clust_mode="snapshot", use_cluster_seq=False)
+    others.load_state_dict({n: model.state_dict()[n] for n in others.state_dict()})
+    others.refresh()
+    view = model.clustered_view(batch, model.item_tokens(batch), torch.zeros(64, 16))
+    exact = others.clustered_view(batch, others.item_tokens(batch), torch.zeros(64, 16))
+    torch.testing.assert_close(view.user, exact.user)
+    torch.testing.assert_close(view.item, exact.item)
+
+
+def test_no_snapshot_and_no_cluster_are_zeros(helpers: Any) -> None:
+    model, batch = helpers.akt(), helpers.batch()
+    model.refresh()
+    side = helpers.akt_dataset().model_inputs.clusters.users
+    view = model.clustered_view(batch, model.item_tokens(batch, 10_000), torch.randn(64, 16))
+    none = side.cluster[batch["snapshot"], batch["user_id"]] == 0
+    assert none[batch["snapshot"] == 0].all()
+    assert none[batch["snapshot"] > 0].any()
+    assert not none.all()
+    assert view.user[none].abs().max() == 0
+    assert view.sequence[none].abs().max() == 0
+    assert view.user[~none].abs().sum(1).min() > 0
+
+
+def test_averages_are_renewed_every_so_many_steps(helpers: Any) -> None:
+    model, batch = helpers.akt(clust_refresh=3), helpers.batch()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
+    tables = []
+    for _ in range(7):
+        optimiser.zero_grad()
+        model.calculate_loss(batch).backward()
+        optimiser.step()
+        tables.append(model.cluster_view.users.table.clone())
+    same = [torch.equal(a, b) for a, b in pairwise(tables)]
+    assert same == [True, True, False, True, True, False]
+
+
+def test_averages_are_renewed_before_evaluation_and_after_loading(helpers: Any) -> None:
+    model, batch = helpers.akt(), helpers.batch()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
+    model.calculate_loss(batch).backward()
+    optimiser.step()
+    in_training = model.cluster_view.users.table.clone()
+    model.eval()
+    scores = model.predict(batch)
+    fresh = model.cluster_view.users.table.clone()
+    assert not torch.equal(fresh, in_training)
+    model.refresh()
+    assert torch.equal(model.cluster_view.users.table, fresh)
+    other = helpers.akt(seed=4).eval()
+    other.predict(batch)  # not stale any more, and wrong after loading
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.predict(batch), scores)
+    model.train()
+    model.on_epoch_start(1)
+    model.calculate_loss(batch)
+    assert torch.equal(model.cluster_view.users.table, fresh)  # the same weights
+
+
+def test_a_moving_average_observes_the_members_at_the_rows_snapshots(helpers: Any) -> None:
+    """Not as of the row: another row of the snapshot may lie before it."""
+    model, batch = helpers.akt(clust_mode="ema", clust_keep=0.0), helpers.batch()
+    model.calculate_loss(batch)
+    clusters = helpers.akt_dataset().model_inputs.clusters
+    rows = clusters.items.cluster[batch["snapshot"], batch["item_id"]].long()
+    features = torch.stack(
+        [model._items_at(int(s))[i] for s, i in zip(batch["snapshot"], batch["item_id"])]
+    )
+    for row in rows.unique():
+        if row > 0:
+            expected = features[rows == row].mean(0)
+            torch.testing.assert_close(model.cluster_view.items.table[row], expected)
+
+
+def test_an_unseen_item_is_its_clusters_head_mean_for_the_model(helpers: Any) -> None:
+    model, batch = stir(helpers.akt()).eval(), helpers.batch()
+    model.predict(batch)
+    side = helpers.akt_dataset().model_inputs.clusters.items
+    c = model.item_encoder.identity.cluster.own.weight
+    for item in helpers.unseen.items:
+        home = int(side.home[item])
+        members = (side.home == home) & side.seen
+        heads = members & ~side.tail
+        if home == 0 or not members.any():
+            expected = c[item]
+        else:
+            expected = c[heads if heads.any() else members].mean(0)
+        ids = torch.tensor([item])
+        part = model.item_encoder.identity.parts(ids, ids * 0 + 2, torch.randn(1, 4))
+        torch.testing.assert_close(part.fused[0], expected)
+    assert any(side.home[i] > 0 for i in helpers.unseen.items)
+
+
+def test_what_an_untrained_d_holds_does_not_matter(helpers: Any) -> None:
+    model, batch = helpers.akt().eval(), helpers.batch()
+    unseen = torch.tensor(helpers.unseen.items)
+    batch = changed(batch, item_id=unseen.repeat(16))
+    before = model.predict(batch)
+    with torch.no_grad():
+        model.item_encoder.identity.individual.weight[unseen] += 10
+    model.train()
+    model.eval()
+    assert torch.equal(model.predict(batch), before)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"cluster_emb": "shared", "cluster_init": "centroid"},
+        {"cluster_emb": "shared_plus_delta", "r_dim": "m"},
+        {"use_individual_emb": False},
+        {"use_instance_view": False},
+        {"use_cluster_seq": False, "clust_weight": "logfreq"},
+        {"clust_mode": "ema", "ranker": "mmoe", "use_codes": True, "cluster_init": "random"},
+        {"clust_mode": "grad", "detach_negatives": False, "use_content": True},
+        {"variant": "plus", "att_type": "mlp", "hfa_fusion": "gated_sum"},
+        TABLES_OFF,
+    ],
+    ids=lambda s: "-".join(f"{v}" for v in s.values()),
+)
+def test_every_setting_trains(helpers: Any, settings: dict[str, Any]) -> None:
+    model, batch = helpers.akt(**settings), helpers.batch()
+    loss = model.calculate_loss(batch)
+    loss.backward()
+    assert torch.isfinite(loss)
+    for name, p in model.named_parameters():
+        assert p.grad is not None, name
+        assert torch.isfinite(p.grad).all(), name
+    torch.optim.Adagrad(model.parameters(), lr=0.1).step()
+    scores = model.eval().predict(batch)
+    assert torch.isfinite(scores).all()
+    order = torch.randperm(64)
+    shuffled = type(batch)({k: v[order] for k, v in batch.interaction.items()})
+    torch.testing.assert_close(model.predict(shuffled), scores[order], rtol=0, atol=1e-6)
+
+
+def one_of(helpers: Any, **change: Any) -> Any:
+    """A dataset whose item clusters are changed."""
+    dataset = helpers.akt_dataset()
+    for name, value in change.items():
+        for side in (dataset.model_inputs.clusters.users, dataset.model_inputs.clusters.items):
+            setattr(side, name, value(getattr(side, name)))
+    return dataset
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"partner_end": torch.zeros_like, "partner_start": torch.zeros_like},
+        {"seen": torch.zeros_like},
+        {"cluster": torch.zeros_like, "home": torch.zeros_like},
+        {"tail": torch.ones_like},
+    ],
+    ids=["nobody has a partner", "nobody was seen", "nobody has a cluster", "no head"],
+)
+def test_degenerate_clusters_are_finite(helpers: Any, change: dict[str, Any]) -> None:
+    model, batch = helpers.akt(dataset=one_of(helpers, **change)), helpers.batch()
+    loss = model.calculate_loss(batch)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert torch.isfinite(model.eval().predict(batch)).all()
+    assert all(np.isfinite(v) for v in model.epoch_diagnostics().values())
+
+
+def test_clusters_of_one(helpers: Any) -> None:
+    """Every id alone in its cluster: its average is itself."""
+    dataset = helpers.akt_dataset()
+    inputs = dataset.model_inputs
+    for side, n in ((inputs.clusters.users, 30), (inputs.clusters.items, 40)):
+        rows = torch.arange(1, n).repeat(3, 1) + torch.tensor([[-n], [0], [n]])
+        side.cluster = torch.cat([torch.zeros(3, 1), rows.clamp_min(0)], dim=1).int()
+        side.cluster[0] = 0
+        side.home = side.cluster[2].long()
+        side.n_clusters = 2 * n
+    inputs.clusters.behaviour.offsets = torch.zeros(2 * 30 * 3 + 1, dtype=torch.long)
+    model, batch = helpers.akt(dataset=dataset), helpers.batch()
+    assert torch.isfinite(model.calculate_loss(batch))
+    row = int(inputs.clusters.items.cluster[2, 5])
+    torch.testing.assert_close(model.cluster_view.items.table[row], model._items_at(2)[5])
+
+
+def test_diagnostics_of_an_epoch(helpers: Any) -> None:
+    model, batch = stir(helpers.akt()), helpers.batch()
+    assert model.epoch_diagnostics() == {}
+    model.on_epoch_start(0)
+    model.calculate_loss(batch)
+    figures = model.epoch_diagnostics()
+    clusters = helpers.akt_dataset().model_inputs.clusters
+    for name, column in (("users", "user_id"), ("items", "item_id")):
+        ids = batch[column].unique()
+        ids = ids[ids > 0]
+        side = getattr(clusters, name)
+        paired = (side.partner_end > side.partner_start)[ids]
+        assert figures[f"frac_paired_{name}"] == pytest.approx(paired.float().mean().item())
+    out = model.outputs(batch)
+    assert figures["loss_ortho"] == pytest.approx(model.orthogonality(batch, out).item())
+    assert figures["loss_trans"] > 0
+    assert figures["mean_alpha_fusion"] == pytest.approx(out.alpha.mean().item())
+
+    side, embedding = clusters.items, model.item_encoder.identity
+    seen = side.seen
+    r = embedding.gate(side.stats[-1])[seen, 0].detach()
+    activity = side.stats[-1, seen, 0]
+    assert figures["r_item_spearman"] == pytest.approx(spearmanr(r, activity).statistic)
+    order = activity.argsort()
+    lowest = r[order[: len(order) // 5]].mean().item()
+    assert figures["r_item_level_1"] == pytest.approx(lowest, rel=1e-5)
+    head = embedding.cluster.own.weight[seen & ~side.tail].norm(dim=1).mean().item()
+    assert figures["norm_cluster_item_head"] == pytest.approx(head, rel=1e-5)
+    tail = model.user_table.individual.weight[clusters.users.seen & clusters.users.tail]
+    assert figures["norm_individual_user_tail"] == pytest.approx(
+        tail.norm(dim=1).mean().item(), rel=1e-5
+    )
+    model.on_epoch_start(1)
+    assert model.epoch_diagnostics() == {}
+
+
+def test_what_is_off_is_not_reported(helpers: Any) -> None:
+    model = helpers.akt(**TABLES_OFF)
+    model.calculate_loss(helpers.batch())
+    assert model.epoch_diagnostics() == {}
+    model = helpers.akt(cgae_gate=0.5, hfa_gate=0.5, use_ortho=False)
+    model.calculate_loss(helpers.batch())
+    names = set(model.epoch_diagnostics())
+    assert not any(n.startswith(("r_", "mean_alpha", "loss_ortho")) for n in names)
+    assert {"loss_trans", "norm_cluster_user_head", "norm_individual_item_tail"} <= names
+
+
+def test_levels_of_activity() -> None:
+    value = np.arange(10.0)
+    assert level_means(value, value) == [0.5, 2.5, 4.5, 6.5, 8.5]
+    assert level_means(value, -value) == [8.5, 6.5, 4.5, 2.5, 0.5]
+    assert level_means(value, np.zeros(10)) == [None, None, 4.5, None, None]  # ties stay together
+    assert level_means(np.ones(1), np.ones(1)) == [None, None, 1.0, None, None]
+
+
+def test_prediction_counts_and_draws_nothing(helpers: Any) -> None:
+    model = helpers.akt()
+    state = model.transfer.get_extra_state()
+    model.eval().predict(helpers.batch())
+    assert model.epoch_diagnostics() == {}
+    assert torch.equal(model.transfer.get_extra_state(), state)
+
+
+def test_what_is_missing_is_one_clear_line(helpers: Any) -> None:
+    for name in ("clusters", "groups", "items"):
+        dataset = helpers.akt_dataset()
+        setattr(dataset.model_inputs, name, None)
+        with pytest.raises(ConfigError, match=rf"AKTRec: variant paper expects.*without {name}"):
+            helpers.akt(dataset=dataset)
+        assert torch.isfinite(helpers.akt(dataset=dataset, **TABLES_OFF)(helpers.batch())).all()
+
+
+def test_a_step_needs_no_value_on_the_host(helpers: Any, monkeypatch: Any) -> None:
+    """As tests/end_to_end/test_device.py: torch's meta device has shapes and no values."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    for settings in ({}, {"variant": "plus"}, {"clust_mode": "ema"}, {"cluster_emb": "shared"}):
+        model = helpers.akt(clust_refresh=1, **settings).to("meta")
+        batch = helpers.batch()
+        batch = type(batch)({k: v.to("meta") for k, v in batch.interaction.items()})
+        optimiser = torch.optim.Adagrad(model.parameters(), initial_accumulator_value=0.1)
+        for _ in range(2):
+            loss = model.calculate_loss(batch)
+            loss.backward()
+            optimiser.step()
+        assert loss.device.type == "meta"
+        assert model.eval().predict(batch).shape == (64,)
