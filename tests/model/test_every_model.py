@@ -41,6 +41,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "savior-alone": {"use_content": False, "use_codes": False, "savior_mba": False},
         "savior-no-attention": {"savior_attention": False},
     },
+    "TailNet": {"tailnet": {}, "tailnet-pure": {"tailnet_pure": True}},
 }
 VARIANTS = [
     pytest.param(name, settings, id=label)
@@ -50,7 +51,7 @@ VARIANTS = [
 every_model = pytest.mark.parametrize(("name", "settings"), VARIANTS)
 
 # Their scores depend on the order of the history.
-SEQUENCE_MODELS: set[str] = set()
+SEQUENCE_MODELS = {"TailNet"}
 HISTORIES = ("hist_items", "labelled_items", "hist_labels")
 
 
