@@ -22,9 +22,14 @@ EMBEDDED_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4
 class TextModel(Protocol):
     """What is used of a ``sentence_transformers.SentenceTransformer``."""
 
-    def encode(self, sentences: list[str], **options: Any) -> np.ndarray:
-        """Embed the sentences [n] as [n, d]."""
+    def encode(self, sentences: list[Any], **options: Any) -> np.ndarray:
+        """Embed the sentences [n] as [n, d]: texts, or mappings with ``text`` and ``image``."""
         ...
+
+
+def reads_pictures(model: TextModel) -> bool:
+    """Whether the model takes pictures as well as texts."""
+    return "image" in getattr(model, "modalities", ("text",))
 
 
 def local_folder(model: str) -> Path | None:
@@ -95,17 +100,30 @@ def load_model(model: str, device: str | None = None) -> TextModel:
     # Costs seconds (torch, transformers), and behaviour-based tables need none of it.
     from sentence_transformers import SentenceTransformer
 
+    from recbole_choir.semantic import qwen2_vl
+
     folder = local_folder(model)
     try:
-        if folder is not None:
+        described = folder if folder is not None else _described(model)
+        if described is not None and qwen2_vl.is_foreign(described):
+            loaded: Any = qwen2_vl.load(str(folder or model), device, folder is not None)
+        elif folder is not None:
             # Asked of this one call; the environment (HF_HUB_OFFLINE) stays the user's.
-            loaded: Any = SentenceTransformer(str(folder), device=device, local_files_only=True)
+            loaded = SentenceTransformer(str(folder), device=device, local_files_only=True)
         else:
             loaded = SentenceTransformer(model, device=device)
     except (OSError, ValueError, RuntimeError) as error:
         line = " ".join(str(error).split())[:300]
         raise ConfigError(f"encoder '{model}': the model cannot be loaded: {line}") from error
     return loaded
+
+
+def _described(name: str) -> Path | None:
+    """Folder with the descriptions of a model on the hub, without its weights."""
+    from sentence_transformers.util import load_file_path
+
+    found = [load_file_path(name, file) for file in ("config.json", "modules.json")]
+    return Path(found[0]).parent if found[0] is not None else None
 
 
 def _sha256(path: Path) -> str:

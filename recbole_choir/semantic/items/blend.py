@@ -1,4 +1,4 @@
-"""Items by behaviour where there is enough of it, by their text's image of it where there is not."""
+"""Items by behaviour where there is enough of it, by what their text says of it elsewhere."""
 
 from __future__ import annotations
 
