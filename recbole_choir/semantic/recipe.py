@@ -63,6 +63,7 @@ class AlignmentRecipe(_Part):
         window: Two items co-occur where one user chose them at most this many positives apart.
         min_count: Pairs that co-occur less often are dropped.
         temperature: tau of the InfoNCE loss.
+        lora_rank: Of the adapters that ``lora`` trains.
         epochs, batch_size, learning_rate: Of the training.
         max_pairs: Most frequent pairs kept; null keeps all.
     """
@@ -72,6 +73,7 @@ class AlignmentRecipe(_Part):
     window: int = Field(default=5, ge=1)
     min_count: int = Field(default=3, ge=1)
     temperature: float = Field(default=0.07, gt=0)
+    lora_rank: int = Field(default=8, ge=1)
     epochs: int = Field(default=5, ge=1)
     batch_size: int = Field(default=256, ge=2)
     learning_rate: float | None = Field(default=None, gt=0)
