@@ -101,7 +101,9 @@ class StatisticLevels:
         for name, hits in self._hits(events).items():
             own = np.bincount(item[known], hits[known], minlength=len(ids))
             out[name] = (own + PRIOR * self._base[name]) / (n + PRIOR)
-        return pd.DataFrame(out, index=ids).where((n > 0)[:, None])
+        values = pd.DataFrame(out, index=ids)
+        values.loc[n == 0] = np.nan
+        return values
 
     def _hits(self, events: pd.DataFrame) -> dict[str, Floats]:
         """Hits [E], 0 or 1, of each rate by its name."""
