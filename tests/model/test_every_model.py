@@ -42,6 +42,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "savior-no-attention": {"savior_attention": False},
     },
     "TailNet": {"tailnet": {}, "tailnet-pure": {"tailnet_pure": True}},
+    "UIE": {"uie": {}, "uie-stats": {"use_group_stats": True, "uie_top_k": 3}},
 }
 VARIANTS = [
     pytest.param(name, settings, id=label)
