@@ -548,3 +548,41 @@ def test_a_step_needs_no_value_on_the_host(helpers: Any, monkeypatch: Any) -> No
             optimiser.step()
         assert loss.device.type == "meta"
         assert model.eval().predict(batch).shape == (64,)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"clust_mode": "ema", "ranker": "mmoe", "clust_weight": "logfreq", "trans_max_anchors": 5},
+        {"clust_mode": "grad", "cluster_emb": "shared_plus_delta", "r_dim": "m"},
+    ],
+    ids=["ema", "grad"],
+)
+def test_a_resumed_run_ends_with_the_same_bits(helpers: Any, settings: dict[str, Any]) -> None:
+    def run(model: AKTRec, optimiser: Any, epochs: range) -> None:
+        for epoch in epochs:
+            model.on_epoch_start(epoch)
+            model.train()
+            for step in range(3):
+                optimiser.zero_grad()
+                model.calculate_loss(helpers.batch(seed=10 * epoch + step)).backward()
+                optimiser.step()
+            model.eval()
+            model.predict(helpers.batch(seed=99))
+
+    def made(seed: int) -> tuple[AKTRec, Any]:
+        model = helpers.akt(seed=seed, clust_refresh=2, **settings)
+        return model, torch.optim.Adagrad(model.parameters(), lr=0.05)
+
+    whole, part, resumed = made(0), made(0), made(5)
+    run(*whole, range(2))
+    run(*part, range(1))
+    for old, new in zip(part, resumed, strict=True):
+        new.load_state_dict(old.state_dict())
+    run(*resumed, range(1, 2))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            whole[0].state_dict().values(), resumed[0].state_dict().values(), strict=True
+        )
+    )

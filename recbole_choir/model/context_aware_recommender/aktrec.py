@@ -10,20 +10,16 @@ from torch import nn
 from recbole_choir.data import fields
 from recbole_choir.data.cross_statistics import A19_COLUMNS
 from recbole_choir.errors import ConfigError
+from recbole_choir.model.akt_parts import AKTParts
 from recbole_choir.model.akt_settings import AKTSettings
 from recbole_choir.model.base_recommender import ChoirRecommender
-from recbole_choir.model.layers import cluster_start
 from recbole_choir.model.layers.adaptive_embedding import Adaptive, AdaptiveEmbedding
 from recbole_choir.model.layers.channel import Channel
-from recbole_choir.model.layers.cluster_embedding import ClusterEmbedding
 from recbole_choir.model.layers.cluster_view import ClusterView
-from recbole_choir.model.layers.code_embedding import CodeEmbedding
-from recbole_choir.model.layers.content import ContentProjection
 from recbole_choir.model.layers.epoch_meter import EpochMeter
 from recbole_choir.model.layers.experts import MixtureOfExperts
 from recbole_choir.model.layers.first_occurrence import distinct
 from recbole_choir.model.layers.gate_report import gate_report
-from recbole_choir.model.layers.keyed_part import KeyedPart
 from recbole_choir.model.layers.orthogonality import soft_orthogonality
 from recbole_choir.model.layers.side_tables import SideTables
 from recbole_choir.model.layers.snapshot_tokens import SnapshotItemEncoder, SnapshotTokens
@@ -125,81 +121,22 @@ class AKTRec(ChoirRecommender):
                     f"AKTRec: variant {s.variant} expects a semantic table with items "
                     f"(semantic_table: auto or a folder), got a dataset without {name}"
                 )
-        self.sides: nn.ModuleDict = nn.ModuleDict()
+        self.sides = nn.ModuleDict()
         if inputs.clusters is not None and "clusters" in s.needs:
             self.sides["user"] = SideTables(inputs.clusters.users)
             self.sides["item"] = SideTables(inputs.clusters.items)
+        self._parts = AKTParts(s, inputs, self.embedding_size, self.embedding_std)
         super()._build_encoders(config, inputs)
-        self.user_codes: CodeEmbedding | None = None
-        if s.use_codes and inputs.groups is not None:
-            self.user_codes = self._code_part(inputs.groups.user_codes, inputs.groups.n_codes)
+        self.user_codes = self._parts.user_codes()
+        if self.user_codes is not None:
             self.user_width += self.user_codes.width
+        del self._parts  # it holds the dataset's tables
 
     def _build_user_table(self, config: ConfigLike, inputs: ModelInputs) -> AdaptiveEmbedding:
-        groups, items = inputs.groups, inputs.items
-        cluster = None
-        if self.settings.use_cluster_emb and groups is not None and items is not None:
-            home = self._side("user").home
-            cluster = self._cluster_embedding(
-                groups.user_codes,
-                groups.n_codes,
-                lambda: cluster_start.user_centroids(groups, items, home),
-            )
-        return self._adaptive("user", inputs.schema.n_users, cluster)
+        return self._parts.users(self._side("user") if self.sides else None)
 
     def _build_item_encoder(self, config: ConfigLike, inputs: ModelInputs) -> SnapshotItemEncoder:
-        s, schema, items = self.settings, inputs.schema, inputs.items
-        cluster = None
-        parts: list[KeyedPart] = []
-        if s.use_cluster_emb and items is not None:
-            home = self._side("item").home
-            cluster = self._cluster_embedding(
-                items.item_codes, items.n_codes, lambda: cluster_start.item_centroids(items, home)
-            )
-        identity = self._adaptive("item", schema.n_items, cluster)
-        if s.use_content and items is not None:
-            parts.append(ContentProjection(items, self.embedding_size))
-        if s.use_codes and items is not None:
-            parts.append(self._code_part(items.item_codes, items.n_codes))
-        return SnapshotItemEncoder(
-            schema.n_items,
-            schema.item_attrs,
-            inputs.item_features,
-            self.embedding_size,
-            self.embedding_std,
-            parts,
-            identity,
-            1 if items is None else items.item_codes.shape[0],
-        )
-
-    def _code_part(self, codes: torch.Tensor, n_codes: list[int]) -> CodeEmbedding:
-        return CodeEmbedding(codes, n_codes, self.embedding_size, self.embedding_std)
-
-    def _cluster_embedding(
-        self, codes: torch.Tensor, n_codes: list[int], centroids: cluster_start.Centroids
-    ) -> ClusterEmbedding:
-        """``c`` of one side, started as ``cluster_init`` says."""
-        s, m, std = self.settings, self.embedding_size, self.embedding_std
-        start = None
-        if s.cluster_emb == "per_id" or s.cluster_init == "centroid":
-            start = cluster_start.initial_vectors(
-                s.cluster_init, codes[-1], n_codes, centroids, m, std
-            )
-        return ClusterEmbedding(codes, n_codes, start, m, std, s.cluster_emb)
-
-    def _adaptive(self, name: str, n: int, cluster: ClusterEmbedding | None) -> AdaptiveEmbedding:
-        s, m = self.settings, self.embedding_size
-        return AdaptiveEmbedding(
-            n,
-            m,
-            self.embedding_std,
-            cluster,
-            s.use_individual_emb,
-            None if cluster is None else self._side(name),
-            s.cgae_gate,
-            s.gate_hidden,
-            m if s.r_dim == "m" else 1,
-        )
+        return self._parts.items(self._side("item") if self.sides else None)
 
     def _build_cluster_view(self, config: ConfigLike, inputs: ModelInputs) -> None:
         s = self.settings
