@@ -61,7 +61,9 @@ class AlignmentRecipe(_Part):
             ``full`` train the encoder itself.
         dim: Width of the aligned vector.
         window: Two items co-occur where one user chose them at most this many positives apart.
-        min_count: Pairs that co-occur less often are dropped.
+        min_count: Pairs that fewer users chose together are dropped. 1 is best for the hit rate of
+            held-out pairs on ml-100k and ml-1m; where there are many, ``max_pairs`` keeps the
+            frequent ones.
         temperature: tau of the InfoNCE loss.
         lora_rank: Of the adapters that ``lora`` trains.
         epochs, batch_size, learning_rate: Of the training.
@@ -71,7 +73,7 @@ class AlignmentRecipe(_Part):
     method: Literal["head", "lora", "full"] = "head"
     dim: int = Field(default=64, ge=2)
     window: int = Field(default=5, ge=1)
-    min_count: int = Field(default=3, ge=1)
+    min_count: int = Field(default=1, ge=1)
     temperature: float = Field(default=0.07, gt=0)
     lora_rank: int = Field(default=8, ge=1)
     epochs: int = Field(default=5, ge=1)
