@@ -122,6 +122,26 @@ class Encoder:
         encoder._loaded, encoder._identity = model, identity
         return encoder
 
+    def untruncated(self) -> Encoder:
+        """The same encoder with all dimensions; both share one loaded model."""
+        if self.truncate_dim is None:
+            return self
+        encoder = Encoder(self.model, None, self.cache_dir, self.batch_size, self.device)
+        encoder._folder, encoder._pictures = self._folder, self._pictures
+        encoder._loaded, encoder._identity = self._text_model(), self._identity
+        return encoder
+
+    def model_inputs(self, texts: Sequence[str], pictures: Sequence[str] | None) -> list[Any]:
+        """What the model itself is given for texts, and their pictures as far as they are sound.
+
+        Texts for a model that reads text alone, else mappings with ``text`` and ``image``.
+        """
+        inputs = [
+            given if not given.digest or self._is_sound(given) else _Input(given.text)
+            for given in self._inputs(texts, pictures)
+        ]
+        return self._model_inputs(self._text_model(), inputs)
+
     def encode(
         self,
         texts: Sequence[str],

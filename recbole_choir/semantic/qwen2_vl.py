@@ -75,7 +75,7 @@ class Qwen2VLModule(nn.Module):
             )
         parameters = inspect.signature(self.auto_model.forward).parameters
         self._takes_types = "mm_token_type_ids" in parameters
-        self.place_id = int(self.tokenizer.convert_tokens_to_ids(PLACE))
+        self.place_id: Any = self.tokenizer.convert_tokens_to_ids(PLACE)
 
     @property
     def modalities(self) -> list[Any]:

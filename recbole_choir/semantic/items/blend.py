@@ -95,7 +95,8 @@ class BlendedItems:
 def positives_of(frames: Frames) -> Floats:
     """Positives of each of ``frames.items`` [n]."""
     counts = frames.positives[ITEM_ID].value_counts()
-    return counts.reindex(item_ids_of(frames)).fillna(0).to_numpy(np.float64)
+    n = counts.reindex(item_ids_of(frames)).fillna(0)
+    return np.asarray(n.to_numpy(), dtype=np.float64)
 
 
 def _with_constant(x: NDArray[np.float32]) -> Floats:
@@ -108,7 +109,7 @@ def _ridge(x: Floats, y: Floats, weight: Floats, penalty: float) -> Floats:
     gram = weighted.T @ x
     # a trifle on the constant: without any row there is nothing else
     gram[np.diag_indices_from(gram)] += np.append(np.full(x.shape[1] - 1, penalty), 1e-9)
-    return np.linalg.solve(gram, weighted.T @ y)
+    return np.asarray(np.linalg.solve(gram, weighted.T @ y))
 
 
 def _choose(

@@ -132,6 +132,15 @@ class ProjectionHead(nn.Module):
         return {**features, "sentence_embedding": nn.functional.normalize(y, dim=-1)}
 
 
+class UnitNorm(nn.Module):
+    """A sentence-transformers module: vectors divided by their norm."""
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        """Normalise ``sentence_embedding`` [B, d]."""
+        x = features["sentence_embedding"]
+        return {**features, "sentence_embedding": nn.functional.normalize(x, dim=-1)}
+
+
 def make_head(x: NDArray[np.float32], dim: int, seed: int) -> ProjectionHead:
     """The head that starts as the principal components of ``x`` [n, d]."""
     with own_randomness():
