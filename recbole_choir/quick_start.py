@@ -157,6 +157,7 @@ def _prepare_train_test(config: ChoirConfig) -> dict[str, Any]:
         "rows": data.split_sizes(),
         "table": None if table is None else {"fingerprint": getattr(groups, "fingerprint", None)},
         "parameters": _parameter_count(model),
+        "notes": list(getattr(model, "notes", ())),
         "best_valid": dict(best_valid or {}),
         "test": dict(test_result),
         "segments": report,

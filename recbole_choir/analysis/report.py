@@ -38,6 +38,8 @@ def console_report(record: dict[str, Any], path: Path, console: Console | None =
     """Print a record the way a person reads it: the table, the times, where the record is."""
     console = console or Console()
     console.print(segment_table(record))
+    for note in record.get("notes", ()):
+        console.print(f"note: {note}", soft_wrap=True)
     seconds = record["seconds"]
     console.print(
         f"prepared in {seconds['prepare']:.0f} s, trained in {seconds['train']:.0f} s, "

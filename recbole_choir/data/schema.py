@@ -67,6 +67,8 @@ class ModelInputs:
         clusters: Members, behaviour and activity of user and item clusters, or None.
         activity: Training rows and tail flags by id, or None where nothing asked for them.
         item_categories: ``int64 [n_items, k]`` category ids of each item, 0-padded, or None.
+        sampled_negatives: Rows with label 0 were drawn, not shown to the user: no model may take
+            them for observed behaviour.
         theta_act: 80th percentile of the positives per user in the training rows (PAPER_GAPS C5).
         history_length: L, the longest history in a batch.
     """
@@ -79,6 +81,7 @@ class ModelInputs:
     clusters: Clusters | None = None
     activity: Activity | None = None
     item_categories: torch.Tensor | None = None
+    sampled_negatives: bool = False
     theta_act: float = 1.0
     history_length: int = 50
 

@@ -103,6 +103,7 @@ KINDS: dict[str, str] = {
     "title_field": "str|null",
     "history_file": "str|null",
     "lr_final": "float|null",
+    "sampled_negatives": "bool|null",
     "raw_data_path": "str|null",
     "resume": "str|null",
     "semantic_table": "str|null",

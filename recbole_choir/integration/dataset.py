@@ -29,6 +29,7 @@ from recbole_choir.errors import ConfigError, DataError
 from recbole_choir.evaluator import Segments
 from recbole_choir.integration import compat, feature_arrays
 from recbole_choir.integration.injection import Injection
+from recbole_choir.integration.negatives import has_sampled_negatives
 from recbole_choir.integration.roles import Roles, find_roles
 from recbole_choir.model.settings import read_size
 
@@ -264,6 +265,7 @@ class ChoirDataset(Dataset):
             user_features=users,
             item_features=items,
             item_categories=None if categories is None else torch.from_numpy(categories),
+            sampled_negatives=has_sampled_negatives(config["sampled_negatives"], self.dataset_path),
             theta_act=shared.rows.theta_act,
             history_length=int(config["history_length"]),
         )

@@ -79,6 +79,8 @@ class ChoirRecommender(ContextRecommender):
     type = ModelType.CONTEXT
     input_type = InputType.POINTWISE
     reads_model_inputs = True
+    #: What a reader of the run's record must know, such as an input that the dataset cannot give.
+    notes: tuple[str, ...] = ()
 
     def __init__(self, config: ConfigLike, dataset: Any) -> None:
         # Not ContextRecommender.__init__: it would build RecBole's embedding tables and
