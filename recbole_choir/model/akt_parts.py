@@ -40,11 +40,10 @@ class AKTParts:
         """Embedding of the users' ids; ``side`` holds the tables of their clusters."""
         groups, items, cluster = self.inputs.groups, self.inputs.items, None
         if self.settings.use_cluster_emb and side and groups is not None and items is not None:
-            home = side.home
             cluster = self._cluster_embedding(
                 groups.user_codes,
                 groups.n_codes,
-                lambda: cluster_start.user_centroids(groups, items, home),
+                lambda: cluster_start.user_centroids(groups, items),
             )
         return self._adaptive(self.inputs.schema.n_users, cluster, side)
 
@@ -54,9 +53,8 @@ class AKTParts:
         cluster = None
         parts: list[KeyedPart] = []
         if s.use_cluster_emb and side and items is not None:
-            home = side.home
             cluster = self._cluster_embedding(
-                items.item_codes, items.n_codes, lambda: cluster_start.item_centroids(items, home)
+                items.item_codes, items.n_codes, lambda: cluster_start.item_centroids(items)
             )
         identity = self._adaptive(schema.n_items, cluster, side)
         if s.use_content and items is not None:
@@ -88,7 +86,7 @@ class AKTParts:
         s, start = self.settings, None
         if s.cluster_emb == "per_id" or s.cluster_init == "centroid":
             start = cluster_start.initial_vectors(
-                s.cluster_init, codes[-1], n_codes, centroids, self.size, self.std
+                s.cluster_init, codes, n_codes, centroids, self.size, self.std
             )
         return ClusterEmbedding(codes, n_codes, start, self.size, self.std, s.cluster_emb)
 

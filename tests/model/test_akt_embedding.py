@@ -200,19 +200,22 @@ def test_level_vectors_sum_and_share_prefixes() -> None:
 def test_centroids_are_means_of_the_clusters_vectors() -> None:
     vectors = torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0], [0.0, 4.0], [9.0, 9.0]])
     items = ItemTables(
-        item_cluster=torch.zeros(2, 6).int(),
+        # item 4 has no vector, item 5 no cluster
+        item_cluster=torch.tensor([[0] * 6, [0, 5, 5, 7, 7, 0]]).int(),
         item_codes=torch.zeros(2, 6, 2).int(),
         n_codes=[2, 2],
         n_clusters=9,
         item_vector=torch.tensor([[0] * 6, [0, 1, 2, 3, 0, 4]]).int(),
         vectors=vectors,
     )
-    home = torch.tensor([0, 5, 5, 7, 7, 0])  # item 4 has no vector, item 5 no cluster
-    centroids, row = cluster_start.item_centroids(items, home)
+    centroids, row = cluster_start.item_centroids(items)
     assert centroids.tolist() == [[2, 0], [0, 4]]
     assert row.tolist() == [-1, 0, 0, 1, 1, -1]
-    groups = SimpleNamespace(group_seq=torch.tensor([[0, 0], [1, 3], [4, 0], [2, 2]]))
-    centroids, row = cluster_start.user_centroids(groups, items, torch.tensor([0, 1, 2, 3, 1]))
+    groups = SimpleNamespace(
+        group_seq=torch.tensor([[0, 0], [1, 3], [4, 0], [2, 2]]),
+        user_group=torch.tensor([[0] * 5, [0, 1, 2, 3, 1]]),
+    )
+    centroids, row = cluster_start.user_centroids(groups, items)
     assert centroids.tolist() == [[0.5, 2], [3, 0]]  # what cluster 2 chose has no vector
     assert row.tolist() == [-1, 0, -1, 1, 0]
     start = cluster_start.centroid_vectors(centroids, row, 3, 0.1)
@@ -220,6 +223,25 @@ def test_centroids_are_means_of_the_clusters_vectors() -> None:
     assert torch.equal(start[2], torch.zeros(3))
     assert torch.equal(start[1], start[4])
     assert not torch.equal(start[1], start[3])
+
+
+def test_an_id_starts_from_the_first_snapshot_that_knows_it() -> None:
+    """Later snapshots know what its training rows are asked about: they change nothing."""
+    codes = torch.tensor([[[0, 0], [0, 0]], [[0, 0], [2, 1]], [[1, 1], [1, 2]]])
+    assert cluster_start.earliest(codes).tolist() == [[1, 1], [2, 1]]
+    assert cluster_start.earliest(codes[..., 0]).tolist() == [1, 2]
+    assert cluster_start.earliest(torch.zeros(3, 2)).tolist() == [0, 0]
+
+    def start(table: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(0)
+        return cluster_start.initial_vectors("levels", table, [2, 2], pytest.fail, 4, 0.1)
+
+    later = codes.clone()
+    later[2, 1] = torch.tensor([2, 2])
+    assert torch.equal(start(later), start(codes))
+    sooner = codes.clone()
+    sooner[1, 1] = torch.tensor([2, 2])
+    assert not torch.equal(start(sooner)[1], start(codes)[1])
 
 
 def test_projection_keeps_distances_in_its_directions() -> None:
@@ -258,7 +280,7 @@ def test_initial_vectors_by_name() -> None:
         return torch.eye(2), torch.tensor([-1, 0, 0, 1, -1])
 
     made = {
-        init: cluster_start.initial_vectors(init, CODES[1], [2, 2], centroids, 3, 0.1)
+        init: cluster_start.initial_vectors(init, CODES, [2, 2], centroids, 3, 0.1)
         for init in cluster_start.INITS
     }
     assert len(calls) == 1  # costly, and asked for by one of them alone

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from recbole_choir.data.schema import Field
-from recbole_choir.model.layers.cluster_start import fit_levels
+from recbole_choir.model.layers.cluster_start import earliest, fit_levels
 from recbole_choir.model.layers.code_embedding import CodeEmbedding
 from recbole_choir.model.layers.field_embedding import FieldEmbedding
 
@@ -62,7 +62,7 @@ class ClusterEmbedding(nn.Module):
             level_std = std / len(n_codes) ** 0.5
             self.codes = CodeEmbedding(codes, n_codes, size, level_std, add=True)
             if start is not None:
-                tables = fit_levels(start, codes[-1].cpu(), n_codes)
+                tables = fit_levels(start, earliest(codes), n_codes)
                 for level, table in zip(self.codes.levels, tables, strict=True):
                     level.load_state_dict({"weight": table})
 

@@ -1,4 +1,8 @@
-"""Where cluster embeddings start from: made once, on the host."""
+"""Where cluster embeddings start from: made once, on the host.
+
+An id starts from the first snapshot that knows its cluster. A later one knows what the id's
+training rows are asked about, and a start is an input of these rows as much as anything else.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,21 @@ INITS = ("levels", "centroid", "random")
 Centroids = Callable[[], tuple[torch.Tensor, torch.Tensor]]
 
 
+def earliest(values: torch.Tensor) -> torch.Tensor:
+    """Values ``[n]`` or ``[n, M]`` of each id at the first snapshot where it has any.
+
+    Args:
+        values: ``[S + 1, n]`` or ``[S + 1, n, M]``; an id without a value has 0 (first) there.
+
+    Returns:
+        On the host, 0 for an id that never has a value.
+    """
+    values = values.cpu()
+    known = (values if values.dim() == 2 else values[..., 0]) > 0  # [S + 1, n]
+    first = known.int().argmax(0)  # of equal values the first; 0, which is empty, without any
+    return values[first, torch.arange(values.shape[1])]
+
+
 def initial_vectors(
     init: str,
     codes: torch.Tensor,
@@ -27,7 +46,7 @@ def initial_vectors(
     Args:
         init: ``levels``: see :func:`level_vectors`; ``centroid``: see :func:`centroid_vectors`;
             ``random``: independent of the clusters.
-        codes: ``[n, M]`` at the newest snapshot, 0 for unknown, else the code + 1.
+        codes: ``[S + 1, n, M]``, 0 for unknown, else the code + 1.
         n_codes: K of each level.
         centroids: Gives the arguments of :func:`centroid_vectors`.
         size: Width m.
@@ -39,8 +58,8 @@ def initial_vectors(
     if init == "centroid":
         return centroid_vectors(*centroids(), size, std)
     if init == "levels":
-        return level_vectors(codes.cpu(), n_codes, size, std)
-    return torch.randn(codes.shape[0], size) * std
+        return level_vectors(earliest(codes), n_codes, size, std)
+    return torch.randn(codes.shape[1], size) * std
 
 
 def level_vectors(
@@ -99,41 +118,40 @@ def project_centroids(centroids: torch.Tensor, size: int, std: float) -> torch.T
     return out
 
 
-def item_centroids(items: ItemTables, home: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean content vector of the items of each cluster of the newest snapshot.
+def item_centroids(items: ItemTables) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean content vector of the items of each item's first cluster, as of that snapshot.
 
     Args:
-        items: Vectors by (snapshot, item).
-        home: ``[n_items]`` cluster row in the newest snapshot, 0 for none.
+        items: Clusters and vectors by (snapshot, item).
 
     Returns:
         Centroids ``[H, d]``, and each item's row in them ``[n_items]``, -1 for none.
     """
-    vector = items.item_vector[-1].long().cpu()
-    return _means(home.cpu(), items.vectors.cpu().double(), vector, home.cpu())
+    cluster = items.item_cluster[1:].reshape(-1).long().cpu()
+    vector = items.item_vector[1:].reshape(-1).long().cpu()
+    start = earliest(items.item_cluster).long()
+    return _means(cluster, items.vectors.cpu().double(), vector, start)
 
 
-def user_centroids(
-    groups: GroupTables, items: ItemTables, home: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean content vector of the items in each user cluster's behaviour sequence.
+def user_centroids(groups: GroupTables, items: ItemTables) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean content vector of what each user's first cluster chose, by its behaviour sequence.
 
     Users have no content vector of their own in the tables; what their cluster chose lies in the
     same space as the items' centroids.
 
     Args:
         groups: Clusters of users, with their sequences.
-        items: Vectors by (snapshot, item).
-        home: ``[n_users]`` cluster row in the newest snapshot, 0 for none.
+        items: Vectors by (snapshot, item); an item's first one is taken.
 
     Returns:
         Centroids ``[H, d]``, and each user's row in them ``[n_users]``, -1 for none.
     """
     sequence = groups.group_seq.long().cpu()  # [G, L_G]
-    vector = items.item_vector[-1].long().cpu()[sequence]  # [G, L_G]
+    vector = earliest(items.item_vector).long()[sequence]  # [G, L_G]
     cluster = torch.arange(len(sequence)).unsqueeze(1).expand_as(sequence)
     vectors = items.vectors.cpu().double()
-    return _means(cluster.reshape(-1), vectors, vector.reshape(-1), home.cpu())
+    start = earliest(groups.user_group).long()
+    return _means(cluster.reshape(-1), vectors, vector.reshape(-1), start)
 
 
 def _means(
