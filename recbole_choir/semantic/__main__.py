@@ -1,4 +1,4 @@
-"""Build or inspect semantic tables from the command line: ``python -m recbole_choir.semantic``."""
+"""Semantic tables and profiles from the command line: ``python -m recbole_choir.semantic``."""
 
 from __future__ import annotations
 
@@ -7,44 +7,71 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
-import yaml
-
-from recbole_choir.errors import ChoirError, ConfigError, DataError
+from recbole_choir.errors import ChoirError
 from recbole_choir.semantic import build, load_recipe
+from recbole_choir.semantic.canonical import prepare_frames
+from recbole_choir.semantic.compare import TABLE, compare, parse_candidates
+from recbole_choir.semantic.frame_files import add_frame_arguments, parse_overrides, read_frames
+from recbole_choir.semantic.profile_file import write_profile_file
 from recbole_choir.semantic.table import QUALITY_TEXT
-
-_ID_COLUMNS = {"user_id": str, "item_id": str}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (2 for a mistake of the user's)."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # what httpx says of every request would drown the rest
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        recipe = load_recipe(arguments.recipe, _overrides(arguments.set))
-        out = build(
-            _read(arguments.interactions),
-            _read(arguments.users) if arguments.users else None,
-            _read_items(arguments.items, arguments.category_separator) if arguments.items else None,
-            recipe,
-            arguments.out,
-            device=arguments.device,
-            show_progress=not arguments.quiet,
-        )
+        {"build": _build, "profiles": _profiles, "compare": _compare}[arguments.command](arguments)
     except ChoirError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    return 0
+
+
+def _build(arguments: argparse.Namespace) -> None:
+    out = build(
+        *read_frames(arguments),
+        load_recipe(arguments.recipe, parse_overrides(arguments.set)),
+        arguments.out,
+        device=arguments.device,
+        show_progress=not arguments.quiet,
+    )
     print((out / QUALITY_TEXT).read_text(encoding="utf-8"), end="")
     print(f"\nsemantic table: {out}")
-    return 0
+
+
+def _profiles(arguments: argparse.Namespace) -> None:
+    text = write_profile_file(
+        prepare_frames(*read_frames(arguments)).frames,
+        load_recipe(arguments.recipe, parse_overrides(arguments.set)),
+        arguments.out,
+        snapshots=arguments.snapshots,
+        dry_run=arguments.dry_run,
+        show=arguments.show,
+        show_progress=not arguments.quiet,
+    )
+    print(text)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    compare(
+        prepare_frames(*read_frames(arguments)),
+        parse_candidates(arguments.recipes, parse_overrides(arguments.set)),
+        arguments.out,
+        seeds=arguments.seeds,
+        device=arguments.device,
+        show_progress=not arguments.quiet,
+    )
+    print((arguments.out / TABLE).read_text(encoding="utf-8"), end="")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m recbole_choir.semantic", description="Semantic tables of user groups."
+        prog="python -m recbole_choir.semantic",
+        description="Semantic tables of user groups, and the profiles they are made from.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser(
@@ -52,22 +79,64 @@ def _parser() -> argparse.ArgumentParser:
         help="build a table from CSV or parquet files",
         description="Build a semantic table from CSV or parquet files; print its quality report.",
     )
-    command.add_argument(
-        "--interactions",
-        required=True,
-        type=Path,
-        help="user_id, item_id, timestamp (epoch seconds), label (0/1), optionally query",
+    add_frame_arguments(command)
+    _add_recipe(command, "embedded")
+    command.add_argument("--out", required=True, type=Path, help="folder of the table")
+    _add_run(command)
+
+    command = commands.add_parser(
+        "profiles",
+        help="have a language model write the users' profiles",
+        description="Have a language model write the users' profiles; resumable, nothing is asked "
+        "for twice. Ends with one JSON line a user in --out.",
     )
-    command.add_argument("--users", type=Path, help="user_id and attributes")
-    command.add_argument("--items", type=Path, help="item_id, optionally title, category, price")
+    add_frame_arguments(command)
+    _add_recipe(command, "local_llm")
+    command.add_argument("--out", required=True, type=Path, help="file of the profiles (.jsonl)")
     command.add_argument(
-        "--category-separator",
-        default="|",
-        help="what separates an item's categories in a CSV file (default: |)",
+        "--snapshots",
+        action="store_true",
+        help="at the recipe's snapshots, as a table needs them; else once, after all events",
     )
     command.add_argument(
-        "--recipe", default="embedded", help="a name in properties/semantic or a YAML file"
+        "--dry-run", action="store_true", help="only count prompts, tokens and cost; ask nothing"
     )
+    command.add_argument(
+        "--show", type=int, default=0, metavar="N", help="with --dry-run: print N prompts"
+    )
+    _add_run(command)
+
+    command = commands.add_parser(
+        "compare",
+        help="compare profile engines and grouping inputs",
+        description="Build tables by several recipes and two seeds each, measure their groups, "
+        "write records and a Markdown table; a stopped comparison goes on where it was.",
+    )
+    add_frame_arguments(command)
+    command.add_argument(
+        "--recipes",
+        nargs="+",
+        metavar="[NAME=]RECIPE",
+        default=["embedded", "text_parts", "behaviour", "random"],
+        help="names in properties/semantic or YAML files (default: %(default)s)",
+    )
+    _add_set(command)
+    command.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    command.add_argument("--out", required=True, type=Path, help="folder of tables and records")
+    _add_run(command)
+    return parser
+
+
+def _add_recipe(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "--recipe",
+        default=default,
+        help="a name in properties/semantic or a YAML file (default: %(default)s)",
+    )
+    _add_set(command)
+
+
+def _add_set(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--set",
         action="append",
@@ -76,50 +145,11 @@ def _parser() -> argparse.ArgumentParser:
         help="override one key of the recipe, e.g. --set n_snapshots=2 or --set items.input=random "
         "(may be repeated)",
     )
-    command.add_argument("--out", required=True, type=Path, help="folder of the table")
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", help="device of the text encoder, e.g. cuda")
     command.add_argument("--quiet", action="store_true", help="no progress bars")
-    return parser
-
-
-def _overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """Keys and values; a dotted key reaches into a part of the recipe."""
-    out: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"--set: expected KEY=VALUE, got '{pair}'")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {key}: expected a YAML value, got '{text}'") from None
-        *path, last = key.strip().split(".")
-        part = out
-        for step in path:
-            part = part.setdefault(step, {})
-            if not isinstance(part, dict):
-                raise ConfigError(f"--set {key}: '{step}' is set to {part!r} as a whole already")
-        part[last] = value
-    return out
-
-
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        return pd.read_csv(path, dtype=_ID_COLUMNS)
-    except (OSError, ValueError) as error:
-        line = " ".join(str(error).split())
-        raise DataError(f"{path}: cannot be read as a table: {line}") from None
-
-
-def _read_items(path: Path, separator: str) -> pd.DataFrame:
-    items = _read(path)
-    if "category" in items.columns and pd.api.types.is_string_dtype(items["category"]):
-        items["category"] = (
-            items["category"].fillna("").astype(str).str.split(separator, regex=False)
-        )
-    return items
 
 
 if __name__ == "__main__":

@@ -22,11 +22,10 @@ from recbole_choir.semantic.fingerprint import fingerprint_json
 from recbole_choir.semantic.frames import Frames
 from recbole_choir.semantic.grouping import Grouping, group_users
 from recbole_choir.semantic.item_grouping import ItemGrouping, group_items
-from recbole_choir.semantic.item_source import ItemSource, item_identity
+from recbole_choir.semantic.item_source import ItemSource, fingerprint_pictures, item_identity
 from recbole_choir.semantic.priors import attribute_kinds
 from recbole_choir.semantic.profiles.engines import TEMPLATE
-from recbole_choir.semantic.profiles.llm_profiles import LlmProfiles
-from recbole_choir.semantic.profiles.store import FILE_NAME
+from recbole_choir.semantic.profiles.llm_profiles import LlmProfiles, store_path
 from recbole_choir.semantic.quality import quality_report, quality_table
 from recbole_choir.semantic.quality_codes import codes_report, codes_table
 from recbole_choir.semantic.recipe import (
@@ -213,7 +212,25 @@ def table_key(
 
 def prepared_key(prepared: PreparedFrames, recipe: Recipe | Mapping[str, Any] | str | Path) -> str:
     """As :func:`table_key`, of frames that are fingerprinted already."""
-    return _key(load_recipe(recipe), prepared.inputs)
+    recipe = load_recipe(recipe)
+    parts: dict[str, Any] = {
+        "recipe": recipe.model_dump(mode="json", exclude={"profile"}),
+        "profile": recipe.profile.identity(),
+        "inputs": prepared.inputs,
+        "algorithm": ALGORITHM_VERSION,
+        "format": FORMAT_VERSION,
+    }
+    if recipe.id_embedding_path is not None:
+        path = Path(recipe.id_embedding_path)
+        try:
+            parts["id_embedding"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise ConfigError(
+                f"recipe.id_embedding_path: '{path}' cannot be read: {error.strerror}"
+            ) from None
+    if recipe.items is not None and recipe.items.image_field is not None:
+        parts["pictures"] = fingerprint_pictures(prepared.frames, recipe.items.image_field)
+    return fingerprint_json(parts)
 
 
 def make_encoders(
@@ -247,6 +264,7 @@ def item_source(
         lambda: make_item_input(recipe, encoder, show_progress),
         item_identity(recipe, encoder),
         cache_dir,
+        None if recipe.items is None else recipe.items.image_field,
     )
 
 
@@ -266,28 +284,8 @@ def _profile_writer(
     """Who asks the language model; None where nothing is to be asked."""
     if recipe.input not in PROFILE_INPUTS or recipe.profile_engine == TEMPLATE:
         return None
-    folder = Path(cache_dir) if cache_dir is not None else out.parent / ".profiles"
-    store = Path(recipe.profile.store) if recipe.profile.store else folder / FILE_NAME
+    store = store_path(recipe.profile, out, None if cache_dir is None else Path(cache_dir))
     return LlmProfiles(recipe.profile, store, recipe.windows_days, show_progress)
-
-
-def _key(recipe: Recipe, inputs: Mapping[str, Any]) -> str:
-    parts: dict[str, Any] = {
-        "recipe": recipe.model_dump(mode="json", exclude={"profile"}),
-        "profile": recipe.profile.identity(),
-        "inputs": inputs,
-        "algorithm": ALGORITHM_VERSION,
-        "format": FORMAT_VERSION,
-    }
-    if recipe.id_embedding_path is not None:
-        path = Path(recipe.id_embedding_path)
-        try:
-            parts["id_embedding"] = hashlib.sha256(path.read_bytes()).hexdigest()
-        except OSError as error:
-            raise ConfigError(
-                f"recipe.id_embedding_path: '{path}' cannot be read: {error.strerror}"
-            ) from None
-    return fingerprint_json(parts)
 
 
 def _versions() -> dict[str, str]:

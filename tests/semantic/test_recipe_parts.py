@@ -8,7 +8,7 @@ import pytest
 
 from recbole_choir.errors import ConfigError
 from recbole_choir.semantic import load_recipe
-from recbole_choir.semantic.__main__ import _overrides
+from recbole_choir.semantic.frame_files import parse_overrides
 from recbole_choir.semantic.recipe import (
     ItemRecipe,
     Recipe,
@@ -95,6 +95,9 @@ def test_which_items_need_an_encoder() -> None:
 
 def test_dotted_keys_of_the_command_line() -> None:
     pairs = ["items.input=random", "items.alignment.dim=8", "seed=3"]
-    assert _overrides(pairs) == {"items": {"input": "random", "alignment": {"dim": 8}}, "seed": 3}
+    assert parse_overrides(pairs) == {
+        "items": {"input": "random", "alignment": {"dim": 8}},
+        "seed": 3,
+    }
     with pytest.raises(ConfigError, match="'items' is set to None as a whole already"):
-        _overrides(["items=", "items.input=random"])
+        parse_overrides(["items=", "items.input=random"])

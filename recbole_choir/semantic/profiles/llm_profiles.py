@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from recbole_choir.semantic.profiles.redact import fields_to_leave_out, load_red
 from recbole_choir.semantic.profiles.runner import write_profiles
 from recbole_choir.semantic.profiles.schema import ProfileChecker
 from recbole_choir.semantic.profiles.settings import ProfileSettings
-from recbole_choir.semantic.profiles.store import ProfileStore
+from recbole_choir.semantic.profiles.store import FILE_NAME, ProfileStore
 from recbole_choir.semantic.profiles.types import (
     BatchGenerator,
     Failure,
@@ -131,21 +132,19 @@ class LlmProfiles:
         self._count(generator, table, rows, keys, outcome, reasons)
         return pd.Series(texts, index=described[USER_ID].to_numpy(object), dtype=object)
 
-    def estimate(self, frames: Frames) -> Estimate:
-        """What :meth:`__call__` would ask for, at what cost; nothing is sent."""
-        table = self._table(frames, verbalize(frames, self.windows_days))
-        rows = np.flatnonzero(table.n_events >= self.settings.min_events)
+    def estimate(self, *snapshots: Frames) -> Estimate:
+        """What calls with these frames would ask for, at what cost; nothing is sent."""
         generator = self._generator()
         maker = KeyMaker(generator.model_id, generator.parameters)
+        prompts = itertools.chain.from_iterable(self.prompts(frames) for frames in snapshots)
         with ProfileStore(self.store_path, self.settings.lease_seconds) as store:
-            return estimate(self._writer.prompts(table, rows), maker, store, self.settings)
+            return estimate(prompts, maker, store, self.settings)
 
     def prompts(self, frames: Frames) -> Iterator[Prompt]:
         """The prompts of a snapshot, written one at a time: to be read before they are sent."""
         table = self._table(frames, verbalize(frames, self.windows_days))
-        return self._writer.prompts(
-            table, np.flatnonzero(table.n_events >= self.settings.min_events)
-        )
+        rows = np.flatnonzero(table.n_events >= self.settings.min_events)
+        yield from self._writer.prompts(table, rows)
 
     def close(self) -> None:
         """Free the model of an engine in this process."""
@@ -231,6 +230,19 @@ class LlmProfiles:
             *(len(rows), len(table), new, changed, snapshot["unchanged"], snapshot["asked"]),
             *(fallback, ", ".join(f"{k} {n}" for k, n in failed.items()) or "none"),
         )
+
+
+def store_path(settings: ProfileSettings, out: Path, cache_dir: Path | None = None) -> Path:
+    """Where the profiles for what is written to ``out`` are kept: ``.profiles`` beside it.
+
+    Args:
+        settings: ``store`` names another file.
+        out: Of a table, or a file of profiles.
+        cache_dir: Folder to use instead of ``.profiles``.
+    """
+    if settings.store is not None:
+        return Path(settings.store)
+    return (cache_dir if cache_dir is not None else out.parent / ".profiles") / FILE_NAME
 
 
 class _Kept:
