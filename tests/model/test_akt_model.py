@@ -586,3 +586,36 @@ def test_a_resumed_run_ends_with_the_same_bits(helpers: Any, settings: dict[str,
             whole[0].state_dict().values(), resumed[0].state_dict().values(), strict=True
         )
     )
+
+
+@pytest.mark.parametrize("settings", [{}, {"variant": "plus", "use_codes": True}])
+def test_a_newer_snapshot_is_not_read(helpers: Any, settings: dict[str, Any]) -> None:
+    """With the same weights, tables of snapshot 2 reach rows of snapshot 2 alone."""
+    batch = helpers.batch()
+    model = stir(helpers.akt(**settings)).eval()
+    before = model.predict(batch)
+    dataset = helpers.akt_dataset()
+    inputs = dataset.model_inputs
+    inputs.items.vectors[41:] += 1  # rows of snapshot 2
+    inputs.items.item_codes[2, 1:] = 1
+    inputs.groups.user_codes[2, 1:] = 1
+    clusters = inputs.clusters
+    for side in (clusters.users, clusters.items):
+        side.stats[2] += 1
+        moved = side.cluster[2] > 0
+        side.cluster[2, moved] = side.cluster[2, moved].flip(0)
+    lists = clusters.behaviour
+    of_snapshot_2 = lists.offsets[5 * (lists.n_top + 1)]  # user clusters 5 to 8
+    lists.items[of_snapshot_2:-1] = 3
+    other = helpers.akt(dataset=dataset, **settings)
+    other.load_state_dict(model.state_dict())
+    after = other.eval().predict(batch)
+    # ids without training rows stand for their cluster of the newest snapshot, by definition
+    seen = clusters.users.seen[batch["user_id"]] & clusters.items.seen[batch["item_id"]]
+    seen |= (batch["user_id"] == 0) | (batch["item_id"] == 0)
+    history = batch["hist_items"]
+    seen &= (clusters.items.seen[history] | (history == 0)).all(1)
+    newest = batch["snapshot"] == 2
+    assert (seen & ~newest).sum() > 10
+    assert torch.equal(after[seen & ~newest], before[seen & ~newest])
+    assert (after[newest] != before[newest]).float().mean() > 0.9

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_choir.data.clusters import ClusterSide
+from recbole_choir.model.layers.lookup import gather_rows
 
 MODES = ("snapshot", "grad", "ema")
 WEIGHTS = ("uniform", "logfreq")
@@ -111,7 +112,7 @@ class ClusterAverage(nn.Module):
                 )
             else:
                 parts.append(F.embedding_bag(members, features, offsets, mode="mean"))
-        return torch.cat(parts).index_select(0, self.position)
+        return gather_rows(torch.cat(parts), self.position)
 
     @torch.no_grad()
     def refresh(self, vocabulary_at: VocabularyAt) -> None:

@@ -9,6 +9,7 @@ from recbole_choir.data.clusters import Clusters
 from recbole_choir.data.item_tables import ItemTables
 from recbole_choir.model.layers.cluster_average import ClusterAverage, VocabularyAt
 from recbole_choir.model.layers.cluster_sequence import ClusterSequence
+from recbole_choir.model.layers.lookup import gather_rows
 
 
 class ClusterView(nn.Module):
@@ -67,5 +68,5 @@ class ClusterView(nn.Module):
         """
         if self.live and self.training:
             users, items = self.users.compute(users_at), self.items.compute(items_at)
-            return users.index_select(0, user_cluster), items.index_select(0, item_cluster)
+            return gather_rows(users, user_cluster), gather_rows(items, item_cluster)
         return self.users.lookup(user_cluster), self.items.lookup(item_cluster)
