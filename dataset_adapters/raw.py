@@ -9,6 +9,7 @@ import hashlib
 import io
 import logging
 import lzma
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -27,6 +28,15 @@ log = logging.getLogger(__name__)
 SUFFIXES = ("", ".gz", ".xz", ".bz2", ".zip")
 #: What stands between two columns once a separator of several characters has been replaced.
 UNIT_SEPARATOR = "\x1f"
+#: What a file that is damaged or of another format raises.
+UNREADABLE = (
+    UnicodeDecodeError,
+    EOFError,
+    OSError,
+    lzma.LZMAError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+)
 _BLOCK = 1 << 20
 _MAX_EXAMPLES = 3
 #: Above this share of bad rows a file is not in the format it is taken for.
@@ -38,7 +48,8 @@ class RawFile:
     """What is known of one official raw file.
 
     Args:
-        name: File name without any compression suffix, e.g. ``ratings.dat``.
+        name: File name without any compression suffix, e.g. ``ratings.dat``. A ``.tar`` holds
+            files of one form, each with its own header; they are read as one.
         columns: Names for its columns, in order.
         separator: What stands between columns; may be longer than one character.
         numeric: Columns that must hold finite numbers; other rows count as bad.
@@ -149,6 +160,56 @@ class _ByteSource(io.RawIOBase):
         return n
 
 
+class _TarSource(io.RawIOBase):
+    """The files of a tar archive, one after the other, as one file with one header.
+
+    Args:
+        stream: The uncompressed archive.
+        header: Whether each file starts with a line of names.
+    """
+
+    def __init__(self, stream: IO[bytes], header: bool) -> None:
+        super().__init__()
+        self._archive = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115 closed by close()
+        self._header = header
+        self._files = 0
+        self._ended = False
+        self._current: IO[bytes] | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._archive.close()
+        super().close()
+
+    def _next(self) -> bool:
+        # A stream cannot be asked again for what follows its end.
+        while not self._ended:
+            member = self._archive.next()
+            if member is None:
+                self._ended = True
+                break
+            opened = self._archive.extractfile(member) if member.isfile() else None
+            if opened is not None:
+                self._current = opened
+                if self._header and self._files:
+                    opened.readline()
+                self._files += 1
+                return True
+        return False
+
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def, override]
+        while True:
+            if self._current is None and not self._next():
+                return 0
+            block = b"" if self._current is None else self._current.read(len(buffer))
+            if block:
+                buffer[: len(block)] = block
+                return len(block)
+            self._current = None
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file as it lies on disk."""
     digest = hashlib.sha256()
@@ -228,7 +289,7 @@ class RawFolder:
         report = self.reports[name] = FileReport(name=path.name)
         try:
             yield from self._read(raw, path, report, rows)
-        except (UnicodeDecodeError, EOFError, OSError, lzma.LZMAError, zipfile.BadZipFile) as err:
+        except UNREADABLE as err:
             raise DataError(
                 f"{path}: cannot be read as {raw.encoding} text: {err}; get the file again"
             ) from err
@@ -236,12 +297,36 @@ class RawFolder:
             raise DataError(f"{path}: is empty, expected columns {list(raw.columns)}") from err
         self._finish(raw, path, report)
 
+    def text(self, name: str) -> str:
+        """Return the whole content of one file, such as a small JSON file; start its report.
+
+        Args:
+            name: Name of a :class:`RawFile`. The caller sets the rows of its report.
+
+        Raises:
+            DataError: The file cannot be decoded.
+        """
+        raw, path = self._files[name], self._paths[name]
+        try:
+            with ExitStack() as stack:
+                content = _open(path, stack).read()
+            text = content.decode(raw.encoding)
+        except UNREADABLE as err:
+            raise DataError(
+                f"{path}: cannot be read as {raw.encoding} text: {err}; get the file again"
+            ) from err
+        self.reports[name] = FileReport(path.name, sha256=hashlib.sha256(content).hexdigest())
+        return text
+
     def _read(
         self, raw: RawFile, path: Path, report: FileReport, rows: int
     ) -> Iterator[pd.DataFrame]:
         seen = 0
         with ExitStack() as stack:
-            source = _ByteSource(_open(path, stack), raw.separator)
+            stream = _open(path, stack)
+            if raw.name.endswith(".tar"):
+                stream = cast("IO[bytes]", stack.enter_context(_TarSource(stream, raw.header)))
+            source = _ByteSource(stream, raw.separator)
             reader = stack.enter_context(
                 pd.read_csv(
                     io.BufferedReader(source, _BLOCK),

@@ -9,10 +9,14 @@ from typing import Any
 
 from recbole_choir.errors import DataError, nearest
 
+from .amazon import AmazonBeauty, AmazonSports, AmazonToys
 from .base import Adapter
 from .complete_journey import CompleteJourney, CompleteJourneySparse
+from .globo import GloboNewsClicks
 from .movielens import MovieLens1M, MovieLens100K
 from .raw import find_file
+from .ta_feng import TaFeng
+from .yelp import Yelp, YelpThinned
 
 #: Environment variable with the folder that holds the datasets' raw folders.
 ENVIRONMENT_KEY = "RECBOLE_CHOIR_DATA"
@@ -22,6 +26,13 @@ _CLASSES: tuple[type[Adapter], ...] = (
     MovieLens100K,
     CompleteJourney,
     CompleteJourneySparse,
+    Yelp,
+    YelpThinned,
+    TaFeng,
+    GloboNewsClicks,
+    AmazonBeauty,
+    AmazonSports,
+    AmazonToys,
 )
 
 
