@@ -32,9 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> None:
+    recipe = load_recipe(arguments.recipe, parse_overrides(arguments.set))
     out = build(
         *read_frames(arguments),
-        load_recipe(arguments.recipe, parse_overrides(arguments.set)),
+        recipe,
         arguments.out,
         device=arguments.device,
         show_progress=not arguments.quiet,
@@ -44,9 +45,10 @@ def _build(arguments: argparse.Namespace) -> None:
 
 
 def _profiles(arguments: argparse.Namespace) -> None:
+    recipe = load_recipe(arguments.recipe, parse_overrides(arguments.set))
     text = write_profile_file(
         prepare_frames(*read_frames(arguments)).frames,
-        load_recipe(arguments.recipe, parse_overrides(arguments.set)),
+        recipe,
         arguments.out,
         snapshots=arguments.snapshots,
         dry_run=arguments.dry_run,
@@ -57,9 +59,10 @@ def _profiles(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
+    candidates = parse_candidates(arguments.recipes, parse_overrides(arguments.set))
     compare(
         prepare_frames(*read_frames(arguments)),
-        parse_candidates(arguments.recipes, parse_overrides(arguments.set)),
+        candidates,
         arguments.out,
         seeds=arguments.seeds,
         device=arguments.device,
