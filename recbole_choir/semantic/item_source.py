@@ -17,6 +17,7 @@ from recbole_choir.semantic.encode import Encoder
 from recbole_choir.semantic.fingerprint import fingerprint_frames, fingerprint_json
 from recbole_choir.semantic.frames import Frames
 from recbole_choir.semantic.items.base import ItemInput, ItemVectors, item_ids_of
+from recbole_choir.semantic.pictures import PictureFiles
 from recbole_choir.semantic.recipe import Recipe
 from recbole_choir.semantic.tensor_file import read_tensors, write_tensors
 
@@ -47,6 +48,8 @@ class ItemSource:
         make: Makes the input, not fitted.
         identity: What makes the vectors, as plain values: part of their key.
         cache_dir: Where vectors are kept; nowhere if None.
+        image_field: Column of the items with the path of a picture: what is in the file counts, not
+            its path alone.
 
     Attributes:
         report: What the input says of its fit (hit rates of the alignment), after a ``transform``;
@@ -58,8 +61,11 @@ class ItemSource:
         make: Callable[[], ItemInput],
         identity: Mapping[str, Any],
         cache_dir: str | Path | None = None,
+        image_field: str | None = None,
     ) -> None:
         self.make = make
+        self.image_field = image_field
+        self._pictures = PictureFiles()
         self.identity = dict(identity)
         self.cache_dir = Path(cache_dir) / "items" if cache_dir is not None else None
         self.report: dict[str, Any] | None = None
@@ -90,6 +96,7 @@ class ItemSource:
                 "made_by": self.identity,
                 "fitted": self._first_print,
                 "frames": fingerprint_frames(frames),
+                "pictures": fingerprint_pictures(frames, self.image_field, self._pictures),
                 "version": _VERSION,
             }
         )
@@ -166,6 +173,18 @@ def item_identity(recipe: Recipe, encoder: Encoder | None) -> dict[str, Any]:
         "items": {k: v for k, v in items.items() if k not in _NOT_OF_ITEM_VECTORS},
         "encoder": None if encoder is None else encoder.identity,
     }
+
+
+def fingerprint_pictures(
+    frames: Frames, image_field: str | None, files: PictureFiles | None = None
+) -> str:
+    """Fingerprint of the content of the items' picture files, "" without any."""
+    if image_field is None or image_field not in frames.items.columns:
+        return ""
+    read = files or PictureFiles()
+    paths = frames.items[image_field]
+    digests = [read.digest(str(path).strip()) for path in paths[paths.notna()]]
+    return fingerprint_json({"pictures": digests})
 
 
 def report_of(source: Any) -> dict[str, Any] | None:

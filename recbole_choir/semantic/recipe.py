@@ -126,7 +126,7 @@ class RQVAERecipe(_Part):
         latent: Width of the quantised latent.
         hidden: Hidden widths of the encoder; the decoder mirrors them.
         beta: Weight of the commitment loss.
-        epochs: At most.
+        epochs: At most, of 20 to 50 steps each.
         warm_epochs: Epochs of the autoencoder alone, before k-means starts the codebooks.
         batch_size: At most; smaller where an epoch would have fewer than 20 steps.
         learning_rate: Of Adam.

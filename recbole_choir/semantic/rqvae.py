@@ -38,6 +38,7 @@ Layers = list[tuple[Float32, Float32]]
 FORMAT: Final = "recbole_choir.RQVAE"
 _VERSION: Final = 1
 _HELD_OUT: Final = 0.1
+_MOST_HELD_OUT: Final = 50_000
 # Training vectors per codeword below which none are held out: they are needed.
 _PER_CODEWORD: Final = 10
 _BLOCK: Final = 65_536
@@ -75,7 +76,8 @@ class RQVAE:
         latent: Width of the latent. Default 32 (PAPER_GAPS A10).
         hidden: Hidden widths of the encoder; the decoder mirrors them.
         beta: Weight of the commitment loss. Default 0.25.
-        epochs: Epochs with the quantiser at most.
+        epochs: Epochs with the quantiser at most. An epoch has 20 to 50 steps: of small data it is
+            one pass, of large data a part of one.
         warm_epochs: Epochs of the autoencoder before the codebooks are started by k-means.
             Default 10: k-means of an untrained encoder's latents left 4 to 8 % more of the variance
             unexplained.
@@ -179,16 +181,16 @@ class RQVAE:
         self._mean, self._scale = mean, scale
         self._encoder, self._decoder = trained.encoder, trained.decoder
         self.codebooks = trained.codebooks
-        n_held_out = len(held_out) if held_out is not fitted else 0
+        n_held_out = len(rows) - len(fitted)
         self.report = self._reported(rows, trained, n_held_out)
         return self
 
     def _parts(self, x: Float32) -> tuple[Float32, Float32]:
         """Vectors to train on and held-out ones; the same twice where there are few."""
         order = np.random.default_rng(self.seed).permutation(len(x))
-        n = round(_HELD_OUT * len(x))
+        n = min(round(_HELD_OUT * len(x)), _MOST_HELD_OUT)
         if n == 0 or len(x) - n < _PER_CODEWORD * max(self.n_clusters):
-            return x, x
+            return x[order], x[order]
         return x[order[n:]], x[order[:n]]
 
     def _train(self, fitted: Float32, held_out: Float32) -> Trained:

@@ -25,9 +25,12 @@ Float32 = NDArray[np.float32]
 Layers = list[tuple[Float32, Float32]]
 
 #: Steps of an epoch at least: where the vectors are few, batches are smaller than asked for.
-STEPS_PER_EPOCH: Final = 20
+LEAST_STEPS: Final = 20
 #: No batch is made smaller than this for that.
 LEAST_BATCH: Final = 64
+#: Steps of an epoch at most: where the vectors are many, the next epoch goes on with the others.
+MOST_STEPS: Final = 50
+# Vectors at a time; a codeword that none of so many vectors has is dead.
 _BLOCK: Final = 65_536
 
 
@@ -70,7 +73,8 @@ def train(
 
     ::
 
-        warm_epochs epochs of the autoencoder alone     so that the latent space means something
+        an epoch: 20 to 50 steps, of batch_size vectors at most
+    warm_epochs epochs of the autoencoder alone     so that the latent space means something
         codebooks = start(latents of x)                 k-means
         epochs:  torch-rechub's train_one_epoch (Adam)
                  error of the reconstructed held-out vectors; the best epoch is kept
@@ -81,7 +85,7 @@ def train(
     and the result then does not depend on the number of threads.
 
     Args:
-        x: Vectors to train on [n, D], of variance about 1.
+        x: Vectors to train on [n, D], of variance about 1, in random order.
         held_out: Vectors [v, D] that decide when to stop.
         n_levels: Levels M.
         start: Latents [n, latent] to the first codebooks, one [K_m, latent] per level.
@@ -191,14 +195,13 @@ class _Run:
 
     @torch.no_grad()
     def _usage(self) -> list[NDArray[np.int64]]:
-        """How many training vectors have each codeword, [K_m] per level."""
+        """How many training vectors, 65,536 of them at most, have each codeword: [K_m] a level."""
         self.model.eval()
         sizes = [len(book) for book in self.model.codebooks()]
         counts = [torch.zeros(k, dtype=torch.int64, device=self.device) for k in sizes]
-        for block in self.x.split(_BLOCK):
-            codes = self.model.get_indices(block)  # [b, M]
-            for level, count in enumerate(counts):
-                count += torch.bincount(codes[:, level], minlength=len(count))
+        codes = self.model.get_indices(self.x[:_BLOCK])  # [b, M]; x is in random order
+        for level, count in enumerate(counts):
+            count += torch.bincount(codes[:, level], minlength=len(count))
         return [count.cpu().numpy() for count in counts]
 
     def _snapshot(self, epoch: int, error: float) -> Trained:
@@ -211,21 +214,27 @@ class _Run:
 
 
 class _Batches:
-    """Shuffled batches of nearly equal size, in a new order each time they are gone through."""
+    """Shuffled batches of nearly equal size, an epoch's share at a time.
+
+    One pass over the vectors may take several epochs; each pass has a new order.
+    """
 
     def __init__(self, x: Tensor, batch_size: int, seed: int) -> None:
         self.x = x
-        size = min(batch_size, max(LEAST_BATCH, len(x) // STEPS_PER_EPOCH))
+        size = min(batch_size, max(LEAST_BATCH, len(x) // LEAST_STEPS))
         self.n_batches = math.ceil(len(x) / size)
         self.generator = torch.Generator().manual_seed(seed)
+        self._left: list[Tensor] = []
 
     def __len__(self) -> int:
-        return self.n_batches
+        return min(self.n_batches, MOST_STEPS)
 
     def __iter__(self) -> Iterator[Tensor]:
-        order = torch.randperm(len(self.x), generator=self.generator).to(self.x.device)
-        for rows in torch.tensor_split(order, self.n_batches):
-            yield self.x[rows]
+        for _ in range(len(self)):
+            if not self._left:
+                order = torch.randperm(len(self.x), generator=self.generator).to(self.x.device)
+                self._left = list(torch.tensor_split(order, self.n_batches))
+            yield self.x[self._left.pop()]
 
 
 def _train_epoch(trainer: Trainer, batches: _Batches, name: str) -> None:

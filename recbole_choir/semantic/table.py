@@ -68,7 +68,7 @@ class ItemContent:
         return {
             "n_clusters": [int(k) for k in self.n_clusters],
             "items": fingerprint_columns(self.rows, list(self.rows.columns)),
-            "vectors": hashlib.sha256(np.ascontiguousarray(self.vectors, "<f4")).hexdigest(),
+            "vectors": hashlib.sha256(self.vectors.astype("<f4").tobytes()).hexdigest(),
             "shape": list(self.vectors.shape),
         }
 

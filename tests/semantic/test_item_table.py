@@ -370,6 +370,30 @@ class TestItemSource:
         assert made(self.source(tmp_path, a=1), TIMES[0], TIMES[2]) == 1
         assert made(self.source(None, a=1), TIMES[0], TIMES[1]) == 1
 
+    def test_another_picture_under_the_same_path_is_another_item(
+        self, tmp_path: Path, fake: type[FakeItems]
+    ) -> None:
+        picture = tmp_path / "p.png"
+        picture.write_bytes(b"red")
+        pictured = ITEM_FRAME.assign(image=[str(picture), *[None] * 29])
+        recipe = load_recipe(RECIPE, {"items": {"image_field": "image"}})
+
+        def made() -> tuple[int, str]:
+            n = len(fake.transforms)
+            frames = prepare_frames(INTERACTIONS, USERS, pictured).frames
+            source = ItemSource(FakeItems, {}, tmp_path, "image").fit(frames)
+            source.transform(frames)
+            return len(fake.transforms) - n, table_key(INTERACTIONS, USERS, pictured, recipe)
+
+        first, again = made(), made()
+        assert (first[0], again[0]) == (1, 0)
+        assert first[1] == again[1]
+        picture.write_bytes(b"blue")
+        assert made()[0] == 1
+        assert made()[1] != first[1]
+        plain = load_recipe(recipe, {"items": {"image_field": None}})
+        assert table_key(INTERACTIONS, USERS, pictured, plain) != first[1]
+
     def test_the_report_comes_with_kept_vectors(self, tmp_path: Path) -> None:
         reports = []
         for _ in range(2):

@@ -297,6 +297,32 @@ class TestReproducible:
             torch.set_num_threads(before)
 
 
+class TestEpochs:
+    def batches(self, n: int, size: int) -> rqvae_training._Batches:
+        return rqvae_training._Batches(torch.arange(float(n))[:, None], size, seed=0)
+
+    def test_few_vectors_make_small_batches_and_one_pass(self) -> None:
+        for n, size, steps in ((300, 1024, 5), (2000, 1024, 20), (2000, 50, 40), (3, 1024, 1)):
+            batches = self.batches(n, size)
+            assert len(batches) == steps
+            epoch = [b[:, 0].tolist() for b in batches]
+            assert len(epoch) == steps
+            assert sorted(v for batch in epoch for v in batch) == list(range(n))
+            assert max(map(len, epoch)) - min(map(len, epoch)) <= 1
+        assert [b[:, 0].tolist() for b in batches] != epoch or n == 3
+
+    def test_many_vectors_are_gone_through_in_several_epochs(self) -> None:
+        batches = self.batches(600, 5)  # 120 batches, 50 an epoch
+        seen: list[float] = []
+        for _ in range(12):
+            assert len(batches) == 50
+            seen += [v for b in batches for v in b[:, 0].tolist()]
+        assert len(seen) == 12 * 50 * 5
+        passes = [seen[i : i + 600] for i in range(0, 3000, 600)]
+        assert all(sorted(p) == list(range(600)) for p in passes)
+        assert passes[0] != passes[1]  # in a new order each
+
+
 class TestDeadCodes:
     def run(self, epochs: int) -> tuple[np.ndarray, Any]:
         """The second codeword starts where no vector ever comes."""
