@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from recbole_choir.analysis.study import main as study_main
 from recbole_choir.errors import ChoirError
@@ -15,6 +16,7 @@ USAGE = """\
 usage: run_recbole_choir.py --model=MODEL [--dataset=DATASET]
                             [--config_files="a.yaml b.yaml"] [--key=value ...]
        recbole-choir study FILE --out FOLDER    many runs from one YAML file; see study --help
+       recbole-choir compare --out FOLDER       groupings of a dataset compared; see compare --help
 
   --model=ChoirRec         a model of this package or any context-aware model of RecBole,
                            LightGBM or XGBoost; --list shows them all
@@ -28,6 +30,19 @@ usage: run_recbole_choir.py --model=MODEL [--dataset=DATASET]
 """
 
 
+def _compare(argv: Sequence[str]) -> int:
+    # The offline half costs seconds to import (faiss, scikit-learn); a run may need none of it.
+    from recbole_choir.analysis.compare_groups import main as compare_main
+
+    return compare_main(argv)
+
+
+COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
+    "study": study_main,
+    "compare": _compare,
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry of ``run_recbole_choir.py`` and of the console script ``recbole-choir``.
 
@@ -35,15 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 on success, 2 when the user has something to mend (one line on standard error).
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or any(a in ("-h", "--help") for a in argv):
-        print(USAGE)
-        return 0
     try:
+        if argv and argv[0] in COMMANDS:
+            return COMMANDS[argv[0]](argv[1:])
+        if not argv or any(a in ("-h", "--help") for a in argv):
+            print(USAGE)
+            return 0
         if "--list" in argv:
             _print_known()
             return 0
-        if argv[0] == "study":
-            return study_main(argv[1:])
         cli = parse_cli(argv)
         model = cli.pop("model", None)
         if model is None:
