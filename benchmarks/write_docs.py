@@ -109,6 +109,15 @@ def published() -> str:
     return to_markdown(pd.DataFrame.from_dict(table, orient="index"), "model")
 
 
+#: Users by activity, and what AKT-Rec's Table 1 tells apart: heads and tails.
+HEAD_TAIL = ("all", "tail_items", "head_items", "tail_users", "head_users", "new_users", "new_items")
+
+
+def head_tail(study: str) -> Callable[[], str]:
+    """Tables of a study with a column for heads and for tails."""
+    return lambda: markdown_tables(ROOT / "docs" / "records" / study, segments=HEAD_TAIL)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "gauc": gauc,
     "model-speed": model_speed,
@@ -118,6 +127,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "data-path": data_path,
     "ml-100k": lambda: markdown_tables(ROOT / "docs" / "records" / "ml-100k"),
     "ml-1m": lambda: markdown_tables(ROOT / "docs" / "records" / "ml-1m"),
+    "akt-ml-1m": head_tail("akt-ml-1m"),
+    "akt-complete-journey": head_tail("akt-complete-journey"),
     "ml-100k-ablation": lambda: markdown_tables(ROOT / "docs" / "records" / "ml-100k-ablation"),
 }
 

@@ -15,6 +15,7 @@ A study file::
       - {name: ChoirRec, model: ChoirRec, control: random}
     averages:
       - {name: two Base seeds averaged, of: Base}
+    segments: [all, low, new_users]        # columns of the tables; default: users by activity
 
 Every finished run is a record on disk, named by the hash of what was asked; a second start runs
 what is missing. A failed run is written as a record with its error and shown in the tables.
@@ -41,10 +42,10 @@ from recbole_choir import quick_start
 from recbole_choir.analysis import record as records
 from recbole_choir.analysis.differences import write_differences
 from recbole_choir.analysis.ensemble import average_pair
-from recbole_choir.analysis.tables import markdown_tables
+from recbole_choir.analysis.tables import SEGMENTS, markdown_tables
 from recbole_choir.errors import ConfigError, nearest
 
-STUDY_KEYS = {"name", "datasets", "seeds", "tune", "common", "cells", "averages"}
+STUDY_KEYS = {"name", "datasets", "seeds", "tune", "common", "cells", "averages", "segments"}
 
 
 CELL_KEYS = {"name", "model", "config", "control"}
@@ -79,6 +80,7 @@ class Study:
     common: dict[str, Any]
     tune: dict[str, Any]
     averages: list[dict[str, Any]]
+    segments: list[str] = field(default_factory=lambda: list(SEGMENTS))
 
     @classmethod
     def load(cls, path: Path) -> Study:
@@ -118,7 +120,13 @@ class Study:
             common=dict(content.get("common") or {}),
             tune=dict(content.get("tune") or {}),
             averages=list(content.get("averages") or []),
+            segments=list(content.get("segments") or SEGMENTS),
         )
+
+    @property
+    def compared(self) -> list[str]:
+        """Segments in which differences are bootstrapped: the first three columns."""
+        return self.segments[:3]
 
     def grid(self) -> list[dict[str, Any]]:
         """Points of the tuning grid; one empty point without one."""
@@ -257,7 +265,7 @@ def run_study(path: Path, out: Path, workers: int = 1, threads: int = 1) -> Path
     _run_all(runs, out, workers, threads)
     average_records(study, runs, out)
     if all(_finished(out / f"{r.key()}.json") for r in runs):
-        write_differences(out, study.pairs())
+        write_differences(out, study.pairs(), study.compared)
     return out
 
 
@@ -272,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--table", type=Path, help="also write the tables to this Markdown file")
     options = parser.parse_args(argv)
     out = run_study(options.file, options.out, options.workers, options.threads)
-    text = markdown_tables(out)
+    text = markdown_tables(out, segments=Study.load(options.file).segments)
     print(text)
     if options.table:
         options.table.write_text(text)

@@ -47,6 +47,12 @@ GATES = {
     "mean_alpha_distill": "alpha_distill",
     "mean_alpha_fusion_level_1": "alpha_fusion, level 1",
     "mean_alpha_fusion_level_5": "alpha_fusion, level 5",
+    "frac_paired_users": "users with a partner",
+    "frac_paired_items": "items with a partner",
+    "r_user_level_1": "r of users, level 1",
+    "r_user_level_5": "r of users, level 5",
+    "r_item_level_1": "r of items, level 1",
+    "r_item_level_5": "r of items, level 5",
 }
 
 
@@ -61,7 +67,7 @@ def gates(folder: Path, dataset: str) -> pd.DataFrame:
             rows.append({"cell": record["cell"], **{GATES[k]: seen.get(k) for k in GATES}})
     if not rows:
         return pd.DataFrame()
-    mean = pd.DataFrame(rows).groupby("cell", sort=False).mean()
+    mean = pd.DataFrame(rows).groupby("cell", sort=False).mean().dropna(axis=1, how="all")
     return mean.map(lambda v: "" if pd.isna(v) else f"{v:.3f}")
 
 
@@ -103,13 +109,17 @@ def to_markdown(table: pd.DataFrame, corner: str) -> str:
     return "\n".join(lines)
 
 
-def markdown_tables(folder: Path, metrics: Iterable[str] = ("gauc", "auc")) -> str:
+def markdown_tables(
+    folder: Path,
+    metrics: Iterable[str] = ("gauc", "auc"),
+    segments: Sequence[str] = SEGMENTS,
+) -> str:
     """All tables of a study's records, one per dataset and metric."""
     frame = load_records(folder)
     parts = []
     for dataset in frame["dataset"].unique():
         for metric in metrics:
-            table = comparison(frame, dataset, metric)
+            table = comparison(frame, dataset, metric, segments)
             parts.append(f"**{dataset}, test {metric.upper()}**\n\n{to_markdown(table, 'model')}\n")
         gaps = differences(folder, dataset)
         if len(gaps):
