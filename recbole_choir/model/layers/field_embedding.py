@@ -10,7 +10,7 @@ from torch import nn
 
 from recbole_choir.data.schema import Field
 from recbole_choir.errors import DataError
-from recbole_choir.model.layers.lookup import gather_rows
+from recbole_choir.model.layers.lookup import distinct_keys, gather_rows
 
 
 class FieldEmbedding(nn.Module):
@@ -157,8 +157,8 @@ class ItemTokens:
         """
         if self.table is not None:
             return self.table, ids
-        tokens = self.encoder(ids).view(-1, self.encoder.width)
-        return tokens, torch.arange(ids.numel(), device=ids.device).view(ids.shape)
+        once, index = distinct_keys(ids)
+        return self.encoder(once), index
 
 
 class ItemEncoder(nn.Module):

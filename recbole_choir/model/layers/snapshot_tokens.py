@@ -12,7 +12,7 @@ from recbole_choir.data.schema import Field
 from recbole_choir.model.layers.adaptive_embedding import AdaptiveEmbedding
 from recbole_choir.model.layers.field_embedding import ItemEncoder, ItemTokens
 from recbole_choir.model.layers.keyed_part import TokenPart
-from recbole_choir.model.layers.lookup import gather_rows
+from recbole_choir.model.layers.lookup import distinct_keys, gather_rows
 
 
 class SnapshotTokens(ItemTokens):
@@ -48,19 +48,21 @@ class SnapshotTokens(ItemTokens):
     def lookup(self, ids: torch.Tensor) -> torch.Tensor:
         """Tokens ``[B, ..., D]`` of the items ``ids`` ``[B, ...]``; id 0 gives the zero vector."""
         if self.table is None:
-            return self._make(ids)
+            return self._encode(ids, self._spread(ids))
         return gather_rows(self.table, self._row(ids))
 
-    def _make(self, ids: torch.Tensor) -> torch.Tensor:
+    def _encode(self, ids: torch.Tensor, snapshot: torch.Tensor) -> torch.Tensor:
         attributes = None if self.attributes is None else gather_rows(self.attributes, ids)
-        return self.encoder.token(ids, self._spread(ids), attributes=attributes)
+        return self.encoder.token(ids, snapshot, attributes=attributes)
 
     def rows(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A table ``[n, D]`` and the rows ``[B, ...]`` in it that are the tokens of ``ids``."""
         if self.table is not None:
             return self.table, self._row(ids)
-        tokens = self._make(ids).view(-1, self.encoder.width)
-        return tokens, torch.arange(ids.numel(), device=ids.device).view(ids.shape)
+        n = self.encoder.n_items
+        once, index = distinct_keys(self._row(ids))  # (snapshot, item) as one number
+        snapshot = once.div(n, rounding_mode="floor")  # 0 where tokens do not vary
+        return self._encode(once - snapshot * n, snapshot), index
 
 
 class SnapshotItemEncoder(ItemEncoder):
