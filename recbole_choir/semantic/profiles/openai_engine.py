@@ -70,6 +70,8 @@ class OpenAIGenerator:
         self.concurrency: int | None = settings.concurrency
         self._key = _api_key(settings)
         self._client = _client(settings, self._key)
+        # whole: the client would join a relative one to the base anew for every request
+        self._url = str(self._client.base_url).rstrip("/") + "/chat/completions"
         mode = settings.structured_output
         self._modes = MODES if mode == "auto" else (mode,)
         self._mode = 0
@@ -93,7 +95,7 @@ class OpenAIGenerator:
         settings = self.settings
         try:
             with anyio.fail_after(settings.request_timeout):
-                answer = await self._client.post("/chat/completions", cast_to=bytes, body=body)
+                answer = await self._client.post(self._url, cast_to=bytes, body=body)
         except TimeoutError:
             limit = f"{settings.request_timeout:g} s (profile.request_timeout)"
             raise Transient(f"no whole reply in {limit}", maybe_billed=True) from None
