@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from recbole_choir.semantic.frames import Frames
 from recbole_choir.semantic.grouping import aligned_vectors
 from recbole_choir.semantic.inputs import make_input
 from recbole_choir.semantic.priors import group_names
+from recbole_choir.semantic.profiles.llm_profiles import profile_writer
 from recbole_choir.semantic.quantizer import load_quantizer
 from recbole_choir.semantic.recipe import Recipe, load_recipe
 from recbole_choir.semantic.table import read_manifest
@@ -64,7 +66,8 @@ def assign(
             on the events of the table's users before its first snapshot, which must be among these.
         items: Items, as given to ``build``.
         time: Use the events strictly before this moment (epoch seconds); all by default.
-        cache_dir: Where embeddings are kept; ``.embeddings`` beside the table by default.
+        cache_dir: Where embeddings and a language model's profiles are kept; ``.embeddings`` and
+            ``.profiles`` beside the table by default. New users cost a profile each.
         device: Device of the text encoder.
 
     Returns:
@@ -86,15 +89,18 @@ def assign(
     vectors = None
     if recipe.items is not None:
         vectors = item_source(recipe, item_encoder, cache, show_progress=False).fit(fitted)
+    profiles = profile_writer(recipe, folder, cache_dir, progress=False)
     source = make_input(
         recipe,
         encoder,
+        profiles,
         show_progress=False,
         item_vectors=None if vectors is None else vectors.transform,
         cache_dir=cache,
         device=device,
     ).fit(fitted)
-    x, valid = aligned_vectors(source, now)
+    with closing(profiles) if profiles else nullcontext():
+        x, valid = aligned_vectors(source, now)
     codes = np.full((len(x), recipe.n_levels), NO_CODE, np.int32)
     if valid.any():
         codes[valid] = load_quantizer(folder / CODEBOOKS).encode(x[valid])

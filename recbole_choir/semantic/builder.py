@@ -24,8 +24,7 @@ from recbole_choir.semantic.grouping import Grouping, group_users
 from recbole_choir.semantic.item_grouping import ItemGrouping, group_items
 from recbole_choir.semantic.item_source import ItemSource, fingerprint_pictures, item_identity
 from recbole_choir.semantic.priors import attribute_kinds
-from recbole_choir.semantic.profiles.engines import TEMPLATE
-from recbole_choir.semantic.profiles.llm_profiles import LlmProfiles, store_path
+from recbole_choir.semantic.profiles.llm_profiles import profile_writer
 from recbole_choir.semantic.quality import quality_report, quality_table
 from recbole_choir.semantic.quality_codes import codes_report, codes_table
 from recbole_choir.semantic.recipe import (
@@ -43,9 +42,6 @@ logger = logging.getLogger(__name__)
 
 #: Raise it when the same recipe and inputs give another table than before.
 ALGORITHM_VERSION = 1
-
-#: Inputs that read the users' written profiles.
-PROFILE_INPUTS = ("text", "aligned")
 
 _PACKAGES = (
     "numpy",
@@ -152,7 +148,7 @@ def build_prepared(
             items = group_items(
                 frames, moments, recipe, source, show_progress=show_progress, **trained
             )
-    profiles = _profile_writer(recipe, out, cache_dir, show_progress)
+    profiles = profile_writer(recipe, out, cache_dir, show_progress)
     with _stage("group users"), closing(profiles) if profiles else nullcontext():
         grouping = group_users(
             frames, moments, recipe, encoder, show_progress, profiles, items=source, **trained
@@ -276,16 +272,6 @@ def _save_codebooks(folder: Path, grouping: Grouping, items: ItemGrouping | None
     grouping.quantizer.save(folder / CODEBOOKS)
     if items is not None:
         items.quantizer.save(folder / ITEM_CODEBOOKS)
-
-
-def _profile_writer(
-    recipe: Recipe, out: Path, cache_dir: str | Path | None, show_progress: bool
-) -> LlmProfiles | None:
-    """Who asks the language model; None where nothing is to be asked."""
-    if recipe.input not in PROFILE_INPUTS or recipe.profile_engine == TEMPLATE:
-        return None
-    store = store_path(recipe.profile, out, None if cache_dir is None else Path(cache_dir))
-    return LlmProfiles(recipe.profile, store, recipe.windows_days, show_progress)
 
 
 def _versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from recbole_choir.errors import ConfigError, ProfileError
-from recbole_choir.semantic import build, load_recipe
+from recbole_choir.semantic import assign, build, load_recipe
 from recbole_choir.semantic.frames import Frames
 from recbole_choir.semantic.profile import TemplateEngine
 from recbole_choir.semantic.profiles import llm_profiles as module
@@ -318,6 +318,13 @@ def test_build_writes_the_counts_and_leaves_nothing_of_the_future(
     first = pd.read_parquet(out / "users.parquet")
     assert first.equals(pd.read_parquet(again / "users.parquet"))
     assert sum(len(fake.asked) for fake in made[1:]) == 0  # the same prompts, all in the store
+
+    late = pd.DataFrame(
+        {"user_id": ["late"], "item_id": ["t"], "timestamp": [99 * DAY], "label": 1}
+    )
+    assigned = assign(out, None, pd.concat([interactions, late]), ITEMS).set_index("user_id")
+    assert "late" in made[-1].users
+    assert (assigned["code_1"] >= 0).all()
 
 
 class TestEngines:

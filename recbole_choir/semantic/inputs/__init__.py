@@ -18,6 +18,7 @@ from recbole_choir.semantic.inputs.text import TextInput
 from recbole_choir.semantic.inputs.text_parts import TextPartsInput
 from recbole_choir.semantic.items.base import ItemVectors
 from recbole_choir.semantic.profile import make_engine
+from recbole_choir.semantic.profiles.engines import TEMPLATE
 from recbole_choir.semantic.recipe import Recipe
 from recbole_choir.semantic.verbalize import verbalize
 
@@ -95,6 +96,11 @@ def make_input(
 
 
 def _written_by(recipe: Recipe) -> Callable[[Frames], pd.Series]:
+    if recipe.profile_engine != TEMPLATE:
+        raise ConfigError(
+            f"input '{recipe.input}': profile_engine '{recipe.profile_engine}' asks a language "
+            "model: expected profiles, got none"
+        )
     engine = make_engine(recipe.profile_engine)
 
     def write(frames: Frames) -> pd.Series:

@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from recbole_choir.errors import ProfileError
 from recbole_choir.semantic.frames import USER_ID, Frames
 from recbole_choir.semantic.profile import TemplateEngine
-from recbole_choir.semantic.profiles.engines import make_generator
+from recbole_choir.semantic.profiles.engines import TEMPLATE, make_generator
 from recbole_choir.semantic.profiles.estimate import Estimate, estimate
 from recbole_choir.semantic.profiles.facts import FactTable
 from recbole_choir.semantic.profiles.prompt import PromptWriter
@@ -33,9 +33,13 @@ from recbole_choir.semantic.profiles.types import (
     Outcome,
     Prompt,
 )
+from recbole_choir.semantic.recipe import Recipe
 from recbole_choir.semantic.verbalize import verbalize
 
 logger = logging.getLogger(__name__)
+
+#: Inputs that read the users' written profiles.
+PROFILE_INPUTS: Final = ("text", "aligned")
 
 #: What makes the engine: the settings' by default, a fake one in tests.
 MakeGenerator = Callable[[ProfileSettings], Generator | BatchGenerator]
@@ -230,6 +234,23 @@ class LlmProfiles:
             *(len(rows), len(table), new, changed, snapshot["unchanged"], snapshot["asked"]),
             *(fallback, ", ".join(f"{k} {n}" for k, n in failed.items()) or "none"),
         )
+
+
+def profile_writer(
+    recipe: Recipe, out: Path, cache_dir: str | Path | None = None, progress: bool = True
+) -> LlmProfiles | None:
+    """Who asks the recipe's language model; None where nothing is to be asked.
+
+    Args:
+        recipe: Its input and profile engine.
+        out: Folder of the table.
+        cache_dir: Folder of the store; ``.profiles`` beside the table if None.
+        progress: Show progress bars.
+    """
+    if recipe.input not in PROFILE_INPUTS or recipe.profile_engine == TEMPLATE:
+        return None
+    store = store_path(recipe.profile, out, None if cache_dir is None else Path(cache_dir))
+    return LlmProfiles(recipe.profile, store, recipe.windows_days, progress)
 
 
 def store_path(settings: ProfileSettings, out: Path, cache_dir: Path | None = None) -> Path:
