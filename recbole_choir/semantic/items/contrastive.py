@@ -5,6 +5,7 @@ Imported only where something is trained: sentence-transformers costs seconds.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import random
 import tempfile
@@ -179,6 +180,20 @@ class Schedule:
     seed: int
 
 
+def require_trainer() -> None:
+    """Check that what sentence-transformers' trainer needs is there.
+
+    Raises:
+        ConfigError: accelerate or datasets is not installed.
+    """
+    for package in ("accelerate", "datasets"):
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"alignment: expected the package '{package}', got none: "
+                "pip install 'recbole-choir[alignment]'"
+            )
+
+
 def schedule_of(recipe: AlignmentRecipe, learning_rate: float, seed: int) -> Schedule:
     """The recipe's schedule; ``learning_rate`` where it names none."""
     return Schedule(
@@ -219,13 +234,8 @@ def train(
     Returns:
         The epoch that was kept, 0 for the start.
 
-    Raises:
-        ConfigError: accelerate or datasets is not installed.
     """
-    try:
-        from datasets import Dataset
-    except ImportError:
-        raise _not_installed("datasets") from None
+    from datasets import Dataset
 
     flip = np.random.default_rng([schedule.seed, 2]).random(len(pairs.first)) < 0.5
     ends = np.stack(
@@ -237,34 +247,31 @@ def train(
         {"anchor": ends[:, 0], "positive": ends[:, 1], "label": np.arange(len(ends))}
     )
     with own_randomness(), tempfile.TemporaryDirectory() as folder:
-        try:
-            arguments = SentenceTransformerTrainingArguments(
-                output_dir=folder,
-                num_train_epochs=schedule.epochs,
-                per_device_train_batch_size=schedule.batch_size,
-                learning_rate=schedule.learning_rate,
-                lr_scheduler_type="linear",
-                optim="adamw_torch",
-                seed=schedule.seed,
-                use_cpu=on_cpu,
-                dataloader_pin_memory=not on_cpu,
-                disable_tqdm=not show_progress,
-                save_strategy="no",
-                logging_strategy="no",
-                report_to="none",
-            )
-            trainer = _Trainer(
-                model=model,
-                args=arguments,
-                train_dataset=rows,
-                data_collator=collator,
-                loss=CooccurrenceInfoNCE(model, ends, n_rows, schedule.temperature),
-                callbacks=[keeper],
-            )
-            trainer.remove_callback(PrinterCallback)
-            trainer.train()
-        except ImportError as error:  # the trainer asks for accelerate when it is made
-            raise _not_installed("accelerate") from error
+        arguments = SentenceTransformerTrainingArguments(
+            output_dir=folder,
+            num_train_epochs=schedule.epochs,
+            per_device_train_batch_size=schedule.batch_size,
+            learning_rate=schedule.learning_rate,
+            lr_scheduler_type="linear",
+            optim="adamw_torch",
+            seed=schedule.seed,
+            use_cpu=on_cpu,
+            dataloader_pin_memory=not on_cpu,
+            disable_tqdm=not show_progress,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+        )
+        trainer = _Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=rows,
+            data_collator=collator,
+            loss=CooccurrenceInfoNCE(model, ends, n_rows, schedule.temperature),
+            callbacks=[keeper],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
     return keeper.restore()
 
 
@@ -352,10 +359,3 @@ def own_randomness() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy_state)  # noqa: NPY002
-
-
-def _not_installed(package: str) -> ConfigError:
-    return ConfigError(
-        f"alignment: expected the package '{package}', got none: "
-        "pip install 'recbole-choir[alignment]'"
-    )

@@ -151,6 +151,7 @@ class AlignedEncoder:
         if len(train.users) == 0:
             logger.warning("alignment: no two items co-occur: unaligned vectors")
             return 0
+        contrastive.require_trainer()
         encoder = self._around(model)
         # its name before sentence-transformers 5.4
         preprocess: Any = getattr(model, "preprocess", None) or model.tokenize
