@@ -36,7 +36,7 @@ _LONGEST_WAIT = 30.0
 # that is larger than a minute's tokens never gets through.
 _WAITS_PER_ATTEMPT = 10
 
-# A server that refuses the first prompts of a run refuses them all: a wrong field in the request,
+# A server that refuses so many of the first prompts refuses them all: a wrong field in the request,
 # not prompts that are too long.
 _REJECTIONS_AT_START = 20
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from recbole_choir.errors import ConfigError
+from recbole_choir.semantic.profiles.types import PromptRejected
 
 if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
@@ -46,14 +47,14 @@ class PerMinute:
         """Wait until that many units may be used.
 
         Raises:
-            ConfigError: No minute has that many.
+            PromptRejected: No minute has that many.
         """
         if self._bucket is None or self.limit is None:
             return
         if amount > self.limit:
-            raise ConfigError(
-                f"profile.{self.what}: expected at least {amount}, what one prompt and its longest "
-                f"reply take, got {self.limit}"
+            raise PromptRejected(
+                f"profile.{self.what}: expected at least {amount}, what this prompt and its "
+                f"longest reply take, got {self.limit}"
             )
         async with self._turn:  # in order: many small ones would starve a large one
             left = float(amount)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, TypeVar
 
 from recbole_choir.errors import DataError, ProfileError
@@ -124,40 +124,42 @@ class _Run:
             ahead,
             settings.retry_failed,
         )
-        self.requests = 0
-        self.tokens = 0
         self._arrived: list[Finished] = []
         self._uncommitted = 0
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._ended = False
+        self._in_call = False
+        self._heart = _Heart(store)
 
     async def main(self) -> Outcome:
         start = time.monotonic()
         outcome = self.ledger.outcome
+        self._heart.start()
         committing = asyncio.create_task(self._commit())
-        beating = asyncio.create_task(self._beat())
         if isinstance(self.generator, BatchGenerator):
             asking = [asyncio.create_task(self._ask_lists(self.generator))]
         else:
             asking = self._start_asking(self.generator)
         try:
-            waiting: set[asyncio.Task[None]] = {*asking, committing, beating}
+            waiting: set[asyncio.Task[None]] = {*asking, committing}
             while not all(task.done() for task in asking):
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()
             self._end()
-            await committing
+            await asyncio.wait([committing])  # awaited by itself it would be cancelled with us
+            committing.result()
             self.ledger.settle_left()
             if not outcome.stopped:
                 self.ledger.check(at_end=True)
         finally:
             # Also when interrupted: what has arrived is paid for, so it is stored.
-            await _cancel([*asking, beating])
+            await _cancel(asking)
             self._end()
-            if not committing.done():
-                await asyncio.wait([committing])
+            await asyncio.wait([committing])
+            if (error := committing.exception()) is not None:
+                logger.debug("profiles: %s", error)  # raised above, or second to another error
             await self._let_go()
             outcome.seconds = time.monotonic() - start
             self.ledger.close()
@@ -259,11 +261,13 @@ class _Run:
                 waiting.clear()
                 continue
             batch, waiting = waiting[:n], waiting[n:]
+            self._in_call = True
             replies = await _in_daemon_thread(
                 lambda batch=batch: generator.complete_many(  # type: ignore[misc]
                     [i.prompt for i in batch], [self.settings.seed + i.tries for i in batch]
                 )
             )
+            self._in_call = False
             if len(replies) != n:
                 raise ProfileError(
                     f"engine '{generator.name}': expected {n} replies, got {len(replies)}"
@@ -316,25 +320,47 @@ class _Run:
         self._ended = True
         self._news.set()
 
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(self.store.lease_seconds / _BEATS_PER_LEASE)
-            await self._stored(self.store.beat)
-
     async def _stored(self, function: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.thread, function, *args)
 
     async def _let_go(self) -> None:
+        self._heart.stop()
         try:
             await self._stored(self.store.release)
         except DataError as error:  # leases end with the process: no reason to hide another error
             logger.debug("%s", error)
         finally:
             self.thread.shutdown(wait=False)
-            if isinstance(self.generator, BatchGenerator):
-                self.generator.close()
-            else:
+            if not isinstance(self.generator, BatchGenerator):
                 await self.generator.close()
+            elif not self._in_call:  # interrupted: its thread works on, a model must not vanish
+                self.generator.close()
+
+
+class _Heart(Thread):
+    """Tells other processes that this one lives, also while prompts are being made or a call runs.
+
+    Args:
+        store: Whose leases are kept.
+    """
+
+    def __init__(self, store: ProfileStore) -> None:
+        super().__init__(name="profile-heartbeat", daemon=True)
+        self._store = store
+        self._stopped = Event()
+
+    def run(self) -> None:
+        """Beat a few times per lease, until stopped."""
+        while not self._stopped.wait(self._store.lease_seconds / _BEATS_PER_LEASE):
+            try:
+                self._store.beat()
+            except DataError as error:  # others may ask for the same then; nothing else is lost
+                logger.warning("%s", error)
+
+    def stop(self) -> None:
+        """Wait for the last beat."""
+        self._stopped.set()
+        self.join()
 
 
 def summary(outcome: Outcome) -> str:
@@ -362,6 +388,9 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.debug("profiles: %s", error)  # the first of them was raised
 
 
 class _Caught:

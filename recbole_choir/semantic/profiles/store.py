@@ -114,7 +114,7 @@ class ProfileStore:
     key second, after its lease was taken over, changes nothing. Nothing is ever deleted but leases
     and failures that became profiles; a damaged file is left as it is.
 
-    Calls may come from several threads, one at a time.
+    Calls may come from several threads; they take turns.
 
     Args:
         path: The file; made if need be.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import signal
@@ -101,7 +102,7 @@ class TestAsking:
 
         def stream():
             nonlocal made
-            for p in prompts(5000):
+            for p in prompts(2500):
                 made += 1
                 yield p
 
@@ -406,10 +407,16 @@ class TestLimits:
             await asyncio.gather(take(300), take(1), take(150))
             assert order == [300, 1, 150]
             assert 0.3 <= time.monotonic() - start < 2
-            with pytest.raises(ConfigError, match=r"tokens_per_minute: expected at least 60001"):
+            with pytest.raises(PromptRejected, match=r"tokens_per_minute: expected at least 60001"):
                 await limit.acquire(60_001)
 
         asyncio.run(main())
+
+    def test_a_prompt_that_no_minute_can_take_does_not_stop_the_others(self, store):
+        pytest.importorskip("aiolimiter")
+        users = [prompt("u0"), prompt("long " * 5000), prompt("u1")]
+        outcome = write(store, Scripted(), users, tokens_per_minute=5000)
+        assert (outcome.done, dict(outcome.failures)) == (2, {"rejected": 1})
 
     def test_no_minute_has_more(self):
         for limit in (1, 7, 600, 601, 60_000):
@@ -504,6 +511,32 @@ class TestTwoAtOnce:
             thread.join()
         assert sorted(asked) == ["u0", "u1"]
 
+    def test_leases_hold_while_prompts_take_long_to_make(self, tmp_path):
+        started = threading.Event()
+
+        def slow_prompts():
+            yield prompt("u0")
+            time.sleep(0.03)  # a chunk ends, and is asked for
+            yield prompt("u1")
+            started.set()
+            time.sleep(2.5)  # the event loop stands still, longer than a lease lasts
+
+        async def never(user):
+            await asyncio.sleep(2.0)
+            return good_reply(user)
+
+        def work():
+            with ProfileStore(tmp_path / "p", 1.1) as store:
+                write(store, Scripted(lambda u, n: never(u), concurrency=2), slow_prompts())
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        with ProfileStore(tmp_path / "p", 1.1) as store:
+            started.wait(10)
+            time.sleep(1.8)
+            (key,) = keys_of(Scripted(), [prompt("u0")])
+            assert store.claim([key]).elsewhere == [key]
+
 
 class TestInterruption:
     def test_ctrl_c_stores_what_has_arrived_and_frees_the_rest(self, store):
@@ -548,6 +581,28 @@ class TestInterruption:
         assert child.returncode == -signal.SIGTERM, errors
         with ProfileStore(tmp_path / "p") as store:
             assert store.count()["profiles"] == 5
+
+    def test_a_model_in_use_is_not_closed(self, store):
+        release = threading.Event()
+
+        def script(user, nth):
+            if user == "u0":
+                os.kill(os.getpid(), signal.SIGINT)
+                release.wait(10)
+            return good_reply(user)
+
+        generator = Lists(script)
+        with pytest.raises(KeyboardInterrupt):
+            write(store, generator, prompts(4))
+        assert not generator.closed
+        release.set()
+
+    def test_all_workers_failing_leave_no_stray_errors(self, store, caplog):
+        generator = Scripted(lambda u, n: ConfigError(f"no model for {u}"))
+        with pytest.raises(ConfigError, match="no model"):
+            write(store, generator, prompts(50), concurrency=16)
+        gc.collect()
+        assert "never retrieved" not in caplog.text
 
     def test_inside_a_running_loop_as_in_a_notebook(self, store):
         async def notebook():
