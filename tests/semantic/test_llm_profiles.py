@@ -15,6 +15,7 @@ import pytest
 
 from recbole_choir.errors import ConfigError, ProfileError
 from recbole_choir.semantic import assign, build, load_recipe
+from recbole_choir.semantic.__main__ import main
 from recbole_choir.semantic.frames import Frames
 from recbole_choir.semantic.profile import TemplateEngine
 from recbole_choir.semantic.profiles import llm_profiles as module
@@ -476,3 +477,66 @@ class TestVllm:
         second = model_identity(str(folder))
         (folder / "weights").write_bytes(b"x")
         assert len({first, second, model_identity(str(folder))}) == 3
+
+
+class TestCommand:
+    """``python -m recbole_choir.semantic profiles`` with a fake model."""
+
+    @pytest.fixture
+    def fakes(self, monkeypatch: pytest.MonkeyPatch) -> list[Fake]:
+        made: list[Fake] = []
+
+        def make(chosen: ProfileSettings) -> Fake:
+            made.append(Fake(chosen))
+            return made[-1]
+
+        monkeypatch.setattr(module.LlmProfiles.__init__, "__defaults__", ((7, 30), True, make))
+        return made
+
+    def arguments(self, folder: Path, *more: str) -> list[str]:
+        of = frames(*EVENTS)
+        of.interactions.to_csv(folder / "interactions.csv", index=False)
+        USERS.to_csv(folder / "users.csv", index=False)
+        items = ITEMS.assign(category=ITEMS["category"].map("|".join))
+        items.to_csv(folder / "items.csv", index=False)
+        files = [f"--{name}={folder / name}.csv" for name in ("interactions", "users", "items")]
+        return ["profiles", *files, "--out", str(folder / "p.jsonl"), "--quiet", *more]
+
+    def test_one_line_a_user(
+        self, tmp_path: Path, fakes: list[Fake], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(self.arguments(tmp_path)) == 0
+        lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+        assert [line["user_id"] for line in lines] == ["ann", "bob", "cat", "new"]
+        assert lines[0]["text"].startswith("A person of number")
+        assert lines[3]["text"] == "Identity: age 60."
+        assert "3 asked, 0 from the store, 0 failed" in capsys.readouterr().out
+        assert fakes[0].closed == 1
+        assert main(self.arguments(tmp_path)) == 0
+        assert "0 asked, 3 from the store" in capsys.readouterr().out
+
+    def test_snapshots(self, tmp_path: Path, fakes: list[Fake]) -> None:
+        times = f"snapshot_times=[{1.5 * DAY}, {2.5 * DAY}]"
+        assert main(self.arguments(tmp_path, "--snapshots", "--set", times)) == 0
+        lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+        assert [line["time"] / DAY for line in lines] == [1.5] * 4 + [2.5] * 4
+        assert sorted(fakes[0].users) == ["ann", "bob"]
+
+    def test_a_dry_run_shows_prompts_and_asks_nothing(
+        self, tmp_path: Path, fakes: list[Fake], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        price = "profile.price_per_million_completion_tokens=10"
+        assert main(self.arguments(tmp_path, "--dry-run", "--show", "1", "--set", price)) == 0
+        out = capsys.readouterr().out
+        assert out.count("--- system ---") == 1
+        assert "age 30" in out
+        assert "3 users: 0 in the store, 3 prompts to ask" in out
+        assert "at most 0.01 USD" in out
+        assert not any(fake.asked for fake in fakes)
+        assert not (tmp_path / "p.jsonl").exists()
+
+    def test_the_template_needs_no_stage(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(self.arguments(tmp_path, "--recipe", "embedded")) == 2
+        assert "got 'template': nothing to be asked" in capsys.readouterr().err
