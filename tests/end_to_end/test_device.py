@@ -19,6 +19,12 @@ from recbole_choir.quick_start import train_id_vectors
 from recbole_choir.sources import ensure_semantic_table
 
 EVERYTHING = {"use_group_stats": True, "group_stats": True}
+WITH_ITEMS = {
+    "input": "behaviour",
+    "quantizer": "rqkmeans",
+    "n_snapshots": 2,
+    "items": {"input": "random", "quantizer": "rqkmeans"},
+}
 
 
 @pytest.mark.parametrize(
@@ -28,9 +34,12 @@ EVERYTHING = {"use_group_stats": True, "group_stats": True}
         ("ChoirRec", {"variant": "paper", "attr_impute": True, "aux_bce": 0.1, **EVERYTHING}),
         ("ChoirRec", {"variant": "released", "kd_loss": "kl", "kd_alpha_mode": "selfnorm"}),
         ("ChoirRec", {"variant": "stats", "group_stats": True}),
+        ("AKTRec", {"semantic": WITH_ITEMS}),
+        ("AKTRec", {"variant": "plus", "semantic": WITH_ITEMS, "group_stats": True}),
+        ("BaseMM", {"semantic": WITH_ITEMS}),
         ("DeepFM", {"inject": ["group_id", "group_attr", "group_seq", "group_stats", "activity"]}),
     ],
-    ids=["Base", "paper", "released", "stats", "DeepFM"],
+    ids=["Base", "paper", "released", "stats", "akt", "akt-plus", "base-mm", "DeepFM"],
 )
 def test_a_step_needs_no_value_on_the_host(
     model: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -39,9 +48,9 @@ def test_a_step_needs_no_value_on_the_host(
         model=model,
         dataset="ml-100k",
         config_dict={
+            "semantic": {"input": "random", "n_snapshots": 2},
             **settings,
             "val_interval": {"timestamp": "(-inf,876000000)"},
-            "semantic": {"input": "random", "n_snapshots": 2},
             "semantic_dir": str(tmp_path),
             "show_progress": False,
         },
