@@ -32,6 +32,7 @@ from recbole_choir.integration import (
     init_logging,
     init_seed,
 )
+from recbole_choir.integration.warm_start import warm_start
 from recbole_choir.sources import ensure_atomic_files, ensure_semantic_table
 
 logger = logging.getLogger("recbole_choir")
@@ -108,9 +109,11 @@ def _prepare_train_test(config: ChoirConfig) -> dict[str, Any]:
     train, valid, test = data_preparation(config, data)
     prepared = time.perf_counter()
 
-    # Model weights must not depend on how much randomness the data stage drew.
+    warm = warm_start(config, data, train, valid)
+    # Model weights must not depend on how much randomness was drawn before.
     init_seed(config["seed"], config["reproducibility"])
     model = create_model(config, data)
+    warmed = None if warm is None else warm.load_into(model)
     trainer = get_trainer(config)(config, model)
     if config["resume"]:
         trainer.resume_checkpoint(config["resume"])
@@ -157,6 +160,7 @@ def _prepare_train_test(config: ChoirConfig) -> dict[str, Any]:
         "rows": data.split_sizes(),
         "table": None if table is None else {"fingerprint": getattr(groups, "fingerprint", None)},
         "parameters": _parameter_count(model),
+        "warm_start": warmed,
         "notes": list(getattr(model, "notes", ())),
         "best_valid": dict(best_valid or {}),
         "test": dict(test_result),

@@ -104,6 +104,7 @@ KINDS: dict[str, str] = {
     "history_file": "str|null",
     "lr_final": "float|null",
     "sampled_negatives": "bool|null",
+    "warm_start": "str|dict|null",
     "raw_data_path": "str|null",
     "resume": "str|null",
     "semantic_table": "str|null",
