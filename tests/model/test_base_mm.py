@@ -123,3 +123,17 @@ def test_no_item_table_is_one_clear_line(helpers: Any) -> None:
         setattr(dataset.model_inputs, name, None)
         with pytest.raises(ConfigError, match="BaseMM: expects a semantic table with items"):
             helpers.base_mm(dataset=dataset)
+
+
+def test_cross_statistics_join_the_context_where_they_are_asked_for(helpers: Any) -> None:
+    batch, other = helpers.batch(), helpers.batch()
+    other.interaction["cross_stats"] = other["cross_stats"] + 1
+    plain, model = helpers.base_mm(), helpers.base_mm(use_cross_stats=True)
+    n = batch["cross_stats"].shape[1]
+    assert model.h0_width == plain.h0_width + n
+    context = model.encode_context(batch)
+    assert torch.equal(context[:, :-n], plain.encode_context(batch))
+    assert torch.equal(context[:, -n:], batch["cross_stats"])
+    assert torch.equal(plain(batch), plain(other))
+    assert (model(batch) - model(other)).abs().min() > 0
+    assert BaseMM.needs({"use_cross_stats": True}) == {"groups", "items", "cross_stats"}

@@ -32,7 +32,9 @@ class BaseMM(ChoirRecommender):
     of AKTRec over this model is one of its architecture and not of its inputs.
 
     Args:
-        config: Settings; ``use_content`` and ``use_codes`` switch the two off.
+        config: Settings; ``use_content`` and ``use_codes`` switch the two off; ``use_cross_stats``
+            adds the as-of statistics of row and clusters, which AKTRec's fusion gate reads: the
+            control for what AKTRec gains by these inputs alone.
         dataset: Has ``model_inputs`` with ``groups`` and ``items``.
 
     Raises:
@@ -50,8 +52,10 @@ class BaseMM(ChoirRecommender):
 
     @classmethod
     def needs(cls, config: ConfigLike) -> frozenset[str]:
-        """The user groups and the item tables."""
+        """The user groups and the item tables, and the cross statistics where they are used."""
         used = any(read_bool(config, key, True) for key in ("use_content", "use_codes"))
+        if read_bool(config, "use_cross_stats", False):
+            return frozenset({"groups", "items", "cross_stats"})
         return frozenset({"groups", "items"}) if used else frozenset()
 
     def _build_encoders(self, config: ConfigLike, inputs: ModelInputs) -> None:
@@ -62,6 +66,10 @@ class BaseMM(ChoirRecommender):
                 "or a folder), got a dataset without one"
             )
         super()._build_encoders(config, inputs)
+        self.use_cross_stats = read_bool(config, "use_cross_stats", False)
+        if self.use_cross_stats:
+            self.context_width += len(inputs.schema.cross_stat_names)
+            self.h0_width += len(inputs.schema.cross_stat_names)
         self.user_codes: CodeEmbedding | None = None
         if read_bool(config, "use_codes", True) and inputs.groups is not None:
             groups = inputs.groups
@@ -108,6 +116,13 @@ class BaseMM(ChoirRecommender):
             codes = self.user_codes(user_id, self._snapshot(interaction))
             user = torch.cat([user, codes], dim=-1)
         return self.assemble(interaction, items, user, items.lookup(interaction[self.ITEM_ID]))
+
+    def encode_context(self, interaction: Interaction) -> torch.Tensor:
+        """Context fields ``[B, .]`` of a batch, the cross statistics behind them."""
+        context = super().encode_context(interaction)
+        if not self.use_cross_stats:
+            return context
+        return torch.cat([context, self.statistics(interaction, fields.CROSS_STATS)], dim=-1)
 
     def forward(self, interaction: Interaction) -> torch.Tensor:
         """Logit ``[B]`` of each row."""
