@@ -96,7 +96,7 @@ class PositiveOnly(Adapter):
             uniform_share=chosen["uniform_share"],
         )
 
-    def negatives(self) -> dict[str, Any]:
+    def negatives(self) -> dict[str, Any] | None:
         how = self.sampling()
         facts = {
             "kind": how.kind,

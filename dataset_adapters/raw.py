@@ -10,6 +10,7 @@ import io
 import logging
 import lzma
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -295,7 +296,7 @@ class RawFolder:
             ) from err
         except pd.errors.EmptyDataError as err:
             raise DataError(f"{path}: is empty, expected columns {list(raw.columns)}") from err
-        self._finish(raw, path, report)
+        self.finish(raw, report)
 
     def text(self, name: str) -> str:
         """Return the whole content of one file, such as a small JSON file; start its report.
@@ -339,7 +340,8 @@ class RawFolder:
                     quoting=csv.QUOTE_MINIMAL if raw.quoted else csv.QUOTE_NONE,
                     encoding=raw.encoding,
                     skip_blank_lines=False,
-                    on_bad_lines="skip",  # counted below through the number of lines
+                    # Counted: below through the number of lines, or by what pandas says of them.
+                    on_bad_lines="warn" if raw.quoted else "skip",
                     chunksize=rows,
                     engine="c",
                 )
@@ -347,7 +349,7 @@ class RawFolder:
             bar = stack.enter_context(
                 tqdm(total=raw.rows, desc=path.name, unit=" rows", disable=not self.progress)
             )
-            for chunk in reader:
+            for chunk in _counted_chunks(reader, report):
                 seen += len(chunk)
                 good = self._good_rows(raw, chunk, report)
                 report.rows += len(good)
@@ -375,8 +377,13 @@ class RawFolder:
         report.reject("not a number", chunk[wrong])
         return chunk[~wrong].reset_index(drop=True)
 
-    @staticmethod
-    def _finish(raw: RawFile, path: Path, report: FileReport) -> None:
+    def finish(self, raw: RawFile, report: FileReport) -> None:
+        """Say how many rows of a file were left out.
+
+        Raises:
+            DataError: Too many: the file is not in the format it is taken for.
+        """
+        path = self._paths[raw.name]
         if not report.bad_rows:
             return
         total = report.rows + report.bad_rows
@@ -395,6 +402,36 @@ class RawFolder:
             reasons,
             example,
         )
+
+
+def _counted_chunks(reader: Iterator[pd.DataFrame], report: FileReport) -> Iterator[pd.DataFrame]:
+    """Chunks of a reader; lines with too many fields, which pandas warns of, are counted.
+
+    The number of lines does not tell them, because a quoted field may hold line breaks.
+    """
+    while True:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", pd.errors.ParserWarning)
+            chunk = next(reader, None)
+        skipped = sum(str(w.message).count("Skipping line") for w in said)
+        if skipped:
+            report.bad["too many fields"] = report.bad.get("too many fields", 0) + skipped
+        if chunk is None:
+            return
+        yield chunk
+
+
+def read_head(path: Path, encoding: str) -> str:
+    """First line of a plain or compressed file.
+
+    Raises:
+        DataError: The file cannot be decoded.
+    """
+    try:
+        with ExitStack() as stack:
+            return _open(path, stack).readline().decode(encoding)
+    except UNREADABLE as err:
+        raise DataError(f"{path}: cannot be read as {encoding} text: {err}") from err
 
 
 def find_file(folder: Path, name: str) -> Path | None:

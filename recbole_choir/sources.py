@@ -45,6 +45,19 @@ def known_datasets(data_path: str | Path = DEFAULT_DATA_PATH) -> set[str]:
     return names
 
 
+def own_data_config(name: str, content: Any) -> dict[str, Any]:
+    """RecBole's keys that follow from the key ``own_data``: columns and roles.
+
+    Args:
+        name: Name of the dataset.
+        content: Value of the key.
+
+    Raises:
+        DataError: It is no such mapping; one line with the place in the YAML.
+    """
+    return dict(_adapters().OwnData(name, content).mapping.config())
+
+
 def ensure_atomic_files(config: Any) -> Path:
     """Find the dataset's atomic files, converting the raw ones where an adapter knows how.
 
@@ -61,6 +74,10 @@ def ensure_atomic_files(config: Any) -> Path:
     """
     name = str(config["dataset"])
     folder = Path(config["data_path"])
+    if config["own_data"]:
+        # Converted again only when the files or the mapping are others than before.
+        own = _adapters().OwnData(name, config["own_data"])
+        return Path(own.convert(config["raw_data_path"] or ".", folder))
     if has_atomic_files(folder):
         return folder
     adapters = _adapters()

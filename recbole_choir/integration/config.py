@@ -23,7 +23,7 @@ from recbole_choir.integration import compat, config_checks
 from recbole_choir.integration.cli import Merge, YamlLoader, merged, parse_cli
 from recbole_choir.integration.registry import TREES, model_class
 from recbole_choir.paths import properties_dir
-from recbole_choir.sources import DEFAULT_DATA_PATH, known_datasets
+from recbole_choir.sources import DEFAULT_DATA_PATH, known_datasets, own_data_config
 
 __all__ = ["ChoirConfig", "known_datasets", "parse_cli"]
 
@@ -123,6 +123,8 @@ class ChoirConfig(Config):
         data_path = self.external_config_dict.get("data_path") or DEFAULT_DATA_PATH
         if not isinstance(data_path, (str, Path)):
             raise ConfigError(f"data_path: expected a text, got {data_path!r}")
+        if self.external_config_dict.get("own_data"):
+            return name, cls, str(dataset)
         return name, cls, config_checks.check_dataset(dataset, known_datasets(data_path))
 
     def _load_internal_config_dict(self, model: str, model_class: Any, dataset: str) -> None:
@@ -134,13 +136,19 @@ class ChoirConfig(Config):
             _lay(internal, config_checks.read_yaml(path))
             _lay(internal, config_checks.TREE_DEFAULTS[model])
         ours = properties_dir()
-        for path in (
+        paths = (
             ours / "overall.yaml",
             ours / "model" / f"{model}.yaml",
             ours / "dataset" / f"{dataset}.yaml",
-        ):
-            if path.is_file():
-                _lay(internal, config_checks.read_yaml(path))
+        )
+        layers = [config_checks.read_yaml(path) if path.is_file() else {} for path in paths]
+        given = (self.external_config_dict, layers[-1])
+        own = next((layer["own_data"] for layer in given if layer.get("own_data")), None)
+        if own:
+            # Columns and roles that follow from the mapping; a dataset's own YAML may say more.
+            layers.insert(-1, own_data_config(dataset, own))
+        for layer in layers:
+            _lay(internal, layer)
 
     def _get_final_config_dict(self) -> dict[str, Any]:
         defaults = self.internal_config_dict

@@ -102,6 +102,7 @@ KINDS: dict[str, str] = {
     "category_field": "str|null",
     "title_field": "str|null",
     "history_file": "str|null",
+    "own_data": "dict|null",
     "lr_final": "float|null",
     "sampled_negatives": "bool|null",
     "warm_start": "str|dict|null",
