@@ -188,12 +188,16 @@ def fingerprint_pictures(
 
 
 def report_of(source: Any) -> dict[str, Any] | None:
-    """What an input says of its fit, as plain values: its ``report`` or ``diagnostics``."""
-    found = getattr(source, "report", None)
-    if found is None:
-        found = getattr(source, "diagnostics", None)
-    if callable(found):
-        found = found()
+    """What an input says of its fit, as plain values: its ``report`` or ``diagnostics``.
+
+    Without the seconds it took: equal inputs make equal files. An undefined figure is None.
+    """
+    found = getattr(source, "report", None) or getattr(source, "diagnostics", None)
     if is_dataclass(found) and not isinstance(found, type):
         found = asdict(found)
-    return json.loads(json.dumps(found)) if isinstance(found, Mapping) else None
+    if not isinstance(found, Mapping):
+        return None
+    kept = {str(name): value for name, value in found.items() if name != "seconds"}
+    text = json.dumps(kept, default=lambda value: value.item())
+    plain: dict[str, Any] = json.loads(text, parse_constant=lambda name: None)
+    return plain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,6 +47,7 @@ Frame = pd.DataFrame
 DAY = 86_400.0
 TIMES = [40 * DAY, 80 * DAY, 120 * DAY]
 
+MAKE_ITEM_INPUT = items.make_item_input
 RQVAE_SIZES = {"latent": 3, "hidden": [8], "epochs": 3, "warm_epochs": 1}
 RECIPE: dict[str, Any] = {
     "input": "behaviour", "svd_dim": 4, "n_clusters": 2, "min_members": 4, "snapshot_times": TIMES,
@@ -91,9 +93,7 @@ class FakeItems:
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeItems]:
     FakeItems.transforms, FakeItems.fits = [], []
-    monkeypatch.setattr(
-        items, "make_item_input", lambda recipe, encoder, progress: FakeItems(), raising=False
-    )
+    monkeypatch.setattr(items, "make_item_input", lambda recipe, encoder, progress: FakeItems())
     return FakeItems
 
 
@@ -437,12 +437,22 @@ class TestItemSource:
             assert item_identity(load_recipe(base, change), None) != item_identity(base, None)
 
     def test_reports_are_plain_values(self) -> None:
-        class Diagnosed:
-            def __init__(self) -> None:
-                self.report = None
-                self.diagnostics = {"loss": (1.0, 2.0)}
+        @dataclass
+        class Figures:
+            loss: tuple[float, float] = (1.0, float("nan"))
+            hits: Any = 0
+            seconds: float = 3.0
 
-        assert report_of(Diagnosed()) == {"loss": [1.0, 2.0]}
+        class Source:
+            def __init__(self, **values: Any) -> None:
+                self.__dict__ |= values
+
+        assert report_of(Source(diagnostics=Figures(hits=np.float32(0.5)))) == {
+            "loss": [1.0, None],
+            "hits": 0.5,
+        }
+        assert report_of(Source(report={}, diagnostics=None)) is None
+        assert report_of(Source(report={"a": {"b": 1}})) == {"a": {"b": 1}}
         assert report_of(object()) is None
 
 
@@ -618,6 +628,49 @@ class TestAssign:
         (table / ITEMS).write_bytes(b"PAR1")
         with pytest.raises(TableError, match="the table cannot be read"):
             assign_items(table, ITEM_FRAME, INTERACTIONS, USERS)
+
+
+class TestRealInputs:
+    AKT: ClassVar[dict[str, Any]] = {
+        **RECIPE, "input": "interest", "quantizer": "rqvae",
+        "interest": {"width": 8, "epochs": 1, "length": 5},
+        "items": {**RECIPE["items"], "input": "behaviour"},
+    }  # fmt: skip
+
+    @pytest.fixture(autouse=True)
+    def real(self, fake: type[FakeItems], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(items, "make_item_input", MAKE_ITEM_INPUT)
+
+    def test_a_whole_table_leaks_nothing_and_assigns_again(self, tmp_path: Path) -> None:
+        whole = build(
+            INTERACTIONS, USERS, ITEM_FRAME, self.AKT, tmp_path / "a" / "t", show_progress=False
+        )
+        early = INTERACTIONS[INTERACTIONS["timestamp"] < TIMES[1]]
+        cut = build(early, USERS, ITEM_FRAME, self.AKT, tmp_path / "b" / "t", show_progress=False)
+        for index in (1, 2):
+            assert items_of(cut, index) == items_of(whole, index)
+        users = [
+            [r for r in pq.read_table(t / "users.parquet").to_pylist() if r["snapshot"] <= 2]
+            for t in (whole, cut)
+        ]
+        assert users[0] == users[1]
+        assert len({r["group_id"] for r in users[0]} - {None}) > 1
+        report = json.loads((whole / "quality.json").read_text())
+        assert report["inputs"]["users"]["epochs"] == 1
+        got = assign(whole, USERS, INTERACTIONS, ITEM_FRAME, time=TIMES[2]).set_index("user_id")
+        stored = pq.read_table(whole / "users.parquet").to_pandas()
+        stored = stored[stored["snapshot"] == 3].set_index("user_id")
+        assert got.loc[stored.index, "code_1"].tolist() == stored["code_1"].tolist()
+
+    def test_the_control_has_as_many_codewords(self, tmp_path: Path) -> None:
+        changes = {"items": {"input": "random", "n_clusters": None, "n_levels": 1}}
+        for name in ("behaviour", "random"):
+            changes["items"]["input"] = name
+            recipe = load_recipe({**RECIPE, "input": "random"}, changes)
+            out = build(
+                INTERACTIONS, USERS, ITEM_FRAME, recipe, tmp_path / name, show_progress=False
+            )
+            assert read_manifest(out)["item_n_clusters"] == [2]  # 30 / 18
 
 
 def test_item_recipe_of_another_depth_than_users(tmp_path: Path) -> None:
