@@ -12,6 +12,7 @@ from recbole_choir.errors import DataError, nearest
 from .amazon import AmazonBeauty, AmazonSports, AmazonToys
 from .base import Adapter
 from .complete_journey import CompleteJourney, CompleteJourneySparse
+from .complete_journey_coupons import CompleteJourneyCoupons
 from .globo import GloboNewsClicks
 from .movielens import MovieLens1M, MovieLens100K
 from .raw import find_file
@@ -26,6 +27,7 @@ _CLASSES: tuple[type[Adapter], ...] = (
     MovieLens100K,
     CompleteJourney,
     CompleteJourneySparse,
+    CompleteJourneyCoupons,
     Yelp,
     YelpThinned,
     TaFeng,
