@@ -314,8 +314,8 @@ class Encoder:
         if not reads_pictures(model):
             if any(given.digest for given in batch):
                 raise ConfigError(
-                    f"image_field: expected a multimodal encoder, got '{self.model}', which reads "
-                    "text alone"
+                    f"image_field: expected a multimodal encoder (sentence-transformers 5.4 or "
+                    f"newer), got '{self.model}', which reads text alone"
                 )
             return list(texts)
         # A mapping also for text alone: a title that looks like the address of a picture is text.

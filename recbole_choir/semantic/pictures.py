@@ -45,8 +45,7 @@ class PictureFiles:
             from PIL import Image, UnidentifiedImageError
         except ImportError:
             raise ConfigError(
-                "pictures: expected the package 'pillow', got none: "
-                "pip install 'recbole-choir[alignment]'"
+                "pictures: expected the package 'pillow', got none: pip install pillow"
             ) from None
         broken = (OSError, ValueError, SyntaxError, UnidentifiedImageError)
         try:

@@ -25,8 +25,8 @@ KINDS, EACH = 6, 12
 
 
 def texts_and_pairs() -> tuple[list[str], Pairs]:
-    """Items of a kind share no word, only the company they are chosen in."""
-    texts = [f"w{k} thing" for k in range(KINDS * EACH)]
+    """Items of a kind share one word of four."""
+    texts = [f"w{k} x{k * 7 % 10} kind{k % KINDS} x{k * 3 % 10}" for k in range(KINDS * EACH)]
     kind = np.arange(len(texts)) % KINDS
     first, second = np.triu_indices(len(texts), 1)
     same = kind[first] == kind[second]
@@ -41,6 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bert")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "thing"]
     words += [f"w{k}" for k in range(KINDS * EACH)]
+    words += [f"x{k}" for k in range(10)] + [f"kind{k}" for k in range(KINDS)]
     tokens = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "[UNK]"))
     tokens.pre_tokenizer = pre_tokenizers.Whitespace()
     BertTokenizerFast(tokenizer_object=tokens, model_max_length=16).save_pretrained(path / "raw")

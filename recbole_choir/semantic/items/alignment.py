@@ -137,6 +137,7 @@ class AlignedHead:
                 self.what,
             )
             return 0
+        contrastive.require_trainer()
         model = SentenceTransformer(modules=[self._head], device="cpu", local_files_only=True)
         rows = torch.from_numpy(x)
 

@@ -190,7 +190,7 @@ def require_trainer() -> None:
         if importlib.util.find_spec(package) is None:
             raise ConfigError(
                 f"alignment: expected the package '{package}', got none: "
-                "pip install 'recbole-choir[alignment]'"
+                "pip install accelerate datasets"
             )
 
 

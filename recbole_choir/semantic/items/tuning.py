@@ -153,8 +153,10 @@ class AlignedEncoder:
             return 0
         contrastive.require_trainer()
         encoder = self._around(model)
-        # its name before sentence-transformers 5.4
-        preprocess: Any = getattr(model, "preprocess", None) or model.tokenize
+        # The first module's own: the model's refuses batches of which some lack a picture.
+        # `tokenize` is its name before sentence-transformers 5.4.
+        first: Any = model[0]
+        preprocess = getattr(first, "preprocess", None) or first.tokenize
 
         def measure() -> tuple[float, ...] | None:
             rates = hit_rates(_encode(encoder, texts, pictures), valid, held, train)
@@ -200,7 +202,7 @@ def _add_adapters(model: Any, rank: int) -> None:
     except ImportError:
         raise ConfigError(
             "alignment.method lora: expected the package 'peft', got none: "
-            "pip install 'recbole-choir[alignment]'"
+            "pip install 'recbole-choir[tuning]'"
         ) from None
     from transformers import PreTrainedModel
 
