@@ -209,7 +209,7 @@ class _Connection(asyncio.Protocol):
                 if self.transport.is_closing():
                     return
                 write(bytes([byte]))
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.05)
         elif kind == "wrong":
             write(_http(_completion(request, '{"name": "no such field"}')))
         elif kind == "text":
