@@ -219,6 +219,8 @@ class Recipe(BaseModel):
         sequence_length: Items in a group's sequence.
         svd_dim: Dimensions of the ``behaviour`` input.
         text_parts_fields: Item fields whose names make the ``text_parts`` input.
+        aligned_text: What the ``aligned`` input aligns: ``profile`` (as ``text``), ``parts`` (as
+            ``text_parts``) or ``both`` side by side, which knows most on every dataset tried.
         id_embedding_path: File with the vectors of the ``id_embedding`` input.
         items: Also make semantic ids of items; null makes none (ChoirRec needs none).
         alignment: Of the ``aligned`` user input.
@@ -253,6 +255,7 @@ class Recipe(BaseModel):
     sequence_length: int = Field(default=50, ge=1)
     svd_dim: int = Field(default=48, ge=1)
     text_parts_fields: list[str] = Field(default=["category", "title"], min_length=1)
+    aligned_text: Literal["profile", "parts", "both"] = "both"
     id_embedding_path: str | None = None
     items: ItemRecipe | None = None
     alignment: AlignmentRecipe = AlignmentRecipe()

@@ -151,7 +151,7 @@ def structured_frames(seed: int = 0) -> tuple[Frames, Callable[[Frames], ItemVec
 
 def test_it_learns_what_comes_next() -> None:
     frames, item_vectors = structured_frames()
-    settings = InterestRecipe(length=8, width=32, epochs=12, batch_size=16, learning_rate=3e-3)
+    settings = InterestRecipe(length=8, width=32, epochs=18, batch_size=16, learning_rate=3e-3)
     source = InterestInput(item_vectors, settings, show_progress=False, device="cpu").fit(frames)
     said = source.diagnostics
     assert said is not None

@@ -26,7 +26,7 @@ from recbole_choir.semantic.interest.history import (
     windows,
 )
 from recbole_choir.semantic.interest.loss import category_hits, interest_loss
-from recbole_choir.semantic.interest.network import InterestNetwork
+from recbole_choir.semantic.interest.network import InterestNetwork, _bias
 from recbole_choir.semantic.interest.store import Stored, read_stored, write_stored
 
 ITEMS = np.array([f"i{i}" for i in range(9)], object)
@@ -169,27 +169,41 @@ def network(**options: Any) -> InterestNetwork:
 
 def test_no_position_sees_a_later_one() -> None:
     net = network()
+    with torch.no_grad():
+        net.item_score.weight.normal_()
     x = torch.randn(3, 5, 4)
     other = x.clone()
     other[:, 3:] = 9.0
     nobody = (torch.zeros(3, 1, dtype=torch.long), torch.zeros(3, 1), torch.zeros(3, 1))
+    shorter = net(x[:, :2], *nobody)
     one, two = net(x, *nobody), net(other, *nobody)
-    assert torch.equal(one[:, :4], two[:, :4])
-    assert not torch.allclose(one[:, 4:], two[:, 4:])
-    # a shorter padding gives the same
-    torch.testing.assert_close(net(x[:, :2], *nobody), one[:, :3])
+    for i in range(2):  # hidden states and averages
+        assert torch.equal(one[i][:, :4], two[i][:, :4])
+        assert not torch.allclose(one[i][:, 4:], two[i][:, 4:])
+        torch.testing.assert_close(shorter[i], one[i][:, :3])  # padding is nothing
     # attributes reach every position
     somebody = (torch.ones(3, 1, dtype=torch.long), torch.ones(3, 1), torch.ones(3, 1))
-    assert ((net(x, *somebody) - one).abs().sum(dim=-1) > 1e-6).all()
+    assert ((net(x, *somebody)[0] - one[0]).abs().sum(dim=-1) > 1e-6).all()
+
+
+def test_training_starts_from_the_average_of_the_history() -> None:
+    net = network()
+    with torch.no_grad():
+        net.prior.copy_(torch.tensor([8.0, 0.0, 0.0, 4.0]))
+    x = torch.randn(2, 3, 4)
+    nobody = (torch.zeros(2, 1, dtype=torch.long), torch.zeros(2, 1), torch.zeros(2, 1))
+    hidden, average = net(x, *nobody)
+    e_hat, logits = net.heads(hidden[:, 3], average[:, 3])
+    torch.testing.assert_close(e_hat, (net.prior + x.sum(dim=1)) / 4)
+    torch.testing.assert_close(net.heads(hidden[:, 0], average[:, 0])[0], net.prior.expand(2, 4))
+    assert logits.shape == (2, 3)
 
 
 def test_position_is_counted_from_the_reader() -> None:
-    net = network(layers=1)
-    with torch.no_grad():
-        net.blocks[0].recency.normal_()  # type: ignore[union-attr, operator]
-    bias = net.blocks[0]._bias(4)  # type: ignore[union-attr, operator]
-    recency = net.blocks[0].recency  # type: ignore[union-attr]
+    recency = torch.randn(2, 7)  # length 5
+    bias = _bias(recency, 4)
     assert torch.equal(bias[:, 3, 1], recency[:, 3])  # two steps back
+    assert torch.equal(bias[:, 2, 2], recency[:, 1])  # the reader itself
     assert torch.equal(bias[:, 2, 0], recency[:, 0])  # the start token
     assert torch.equal(bias[:, 3, 2], bias[:, 2, 1])
     assert torch.isinf(bias[:, 1, 2]).all()

@@ -10,6 +10,7 @@ import pandas as pd
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.semantic.encode import Encoder
 from recbole_choir.semantic.frames import USER_ID, Frames
+from recbole_choir.semantic.inputs.aligned import AlignedInput
 from recbole_choir.semantic.inputs.base import GroupingInput, Vectors
 from recbole_choir.semantic.inputs.behaviour import BehaviourInput
 from recbole_choir.semantic.inputs.id_embedding import IdEmbeddingInput
@@ -19,10 +20,11 @@ from recbole_choir.semantic.inputs.text_parts import TextPartsInput
 from recbole_choir.semantic.items.base import ItemVectors
 from recbole_choir.semantic.profile import make_engine
 from recbole_choir.semantic.profiles.engines import TEMPLATE
-from recbole_choir.semantic.recipe import Recipe
+from recbole_choir.semantic.recipe import TEXT_INPUTS, Recipe
 from recbole_choir.semantic.verbalize import verbalize
 
 __all__ = [
+    "AlignedInput",
     "BehaviourInput",
     "GroupingInput",
     "IdEmbeddingInput",
@@ -33,7 +35,7 @@ __all__ = [
     "make_input",
 ]
 
-INPUTS = ("text", "text_parts", "behaviour", "interest", "id_embedding", "random")
+INPUTS = ("text", "text_parts", "aligned", "behaviour", "interest", "id_embedding", "random")
 
 
 def make_input(
@@ -50,9 +52,9 @@ def make_input(
 
     Args:
         recipe: Its ``input`` and the fields that belong to it.
-        encoder: For ``text`` and ``text_parts``.
-        profiles: For ``text``: frames to a series of texts with user ids as its index; by default
-            what the recipe's profile engine writes.
+        encoder: For ``text``, ``text_parts`` and ``aligned``.
+        profiles: For ``text`` and ``aligned``: frames to a series of texts with user ids as its
+            index; by default what the recipe's profile engine writes.
         show_progress: Show progress bars.
         item_vectors: For ``interest``: the fitted item input's ``transform``.
         cache_dir: Where an input that is trained keeps its weights; nowhere if None.
@@ -61,12 +63,10 @@ def make_input(
     Raises:
         ConfigError: There is no such input, or an encoder or path that it needs is missing.
     """
-    if recipe.input in ("text", "text_parts") and encoder is None:
-        raise ConfigError(f"input '{recipe.input}': expected an encoder, got none")
-    if recipe.input == "text" and encoder is not None:
-        return TextInput(encoder, profiles or _written_by(recipe), show_progress=show_progress)
-    if recipe.input == "text_parts" and encoder is not None:
-        return TextPartsInput(encoder, recipe.text_parts_fields, show_progress=show_progress)
+    if recipe.input in TEXT_INPUTS:
+        if encoder is None:
+            raise ConfigError(f"input '{recipe.input}': expected an encoder, got none")
+        return _text_input(recipe, encoder, profiles, show_progress, cache_dir)
     if recipe.input == "behaviour":
         return BehaviourInput(recipe.svd_dim, recipe.seed)
     if recipe.input == "id_embedding":
@@ -92,6 +92,34 @@ def make_input(
     raise ConfigError(
         f"input: expected one of {', '.join(INPUTS)}, got '{recipe.input}'"
         f"{nearest(recipe.input, INPUTS)}"
+    )
+
+
+def _text_input(
+    recipe: Recipe,
+    encoder: Encoder,
+    profiles: Callable[[Frames], pd.Series] | None,
+    show_progress: bool,
+    cache_dir: str | Path | None,
+) -> GroupingInput:
+    text = TextInput(encoder, profiles or _written_by(recipe), show_progress=show_progress)
+    parts = TextPartsInput(encoder, recipe.text_parts_fields, show_progress=show_progress)
+    if recipe.input == "text":
+        return text
+    if recipe.input == "text_parts":
+        return parts
+    sources: dict[str, list[GroupingInput]] = {
+        "profile": [text],
+        "parts": [parts],
+        "both": [text, parts],
+    }
+    return AlignedInput(
+        sources[recipe.aligned_text],
+        recipe.alignment,
+        recipe.seed,
+        encoder=encoder,
+        cache_dir=cache_dir if cache_dir is not None else encoder.cache_dir,
+        show_progress=show_progress,
     )
 
 

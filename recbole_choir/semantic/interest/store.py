@@ -1,25 +1,24 @@
-"""Trained weights and checkpoints as whole files: safetensors with plain values beside them."""
+"""Trained weights and checkpoints as whole files: tensors with plain values beside them."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+import torch
 from torch import Tensor
 
-from recbole_choir.errors import DataError
+from recbole_choir.errors import DataError, TableError
+from recbole_choir.semantic.tensor_file import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS: Final = "weights.safetensors"
 CHECKPOINT: Final = "checkpoint.safetensors"
-_FORMAT: Final = "recbole_choir.interest"
+_KIND: Final = "recbole_choir.interest"
 _VERSION: Final = 1
 
 
@@ -36,33 +35,24 @@ def write_stored(path: Path, key: str, stored: Stored) -> None:
     Args:
         path: The file; an older one is replaced.
         key: What the content was made from.
-        stored: Tensors and plain values.
+        stored: Tensors and plain values. bfloat16 is written as float32, which loses nothing.
 
     Raises:
         DataError: The file cannot be written.
     """
-    header = {
-        "format": _FORMAT,
-        "version": str(_VERSION),
-        "key": key,
-        "values": json.dumps(stored.values, sort_keys=True),
-    }
-    tensors = {name: one.detach().cpu().contiguous() for name, one in stored.tensors.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    arrays = {}
+    for name, one in stored.tensors.items():
+        one = one.detach().cpu()
+        arrays[name] = (one.float() if one.dtype == torch.bfloat16 else one).numpy()
+    values = {"key": key, "values": json.dumps(stored.values, sort_keys=True)}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(save(tensors, header))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_tensors(path, _KIND, _VERSION, arrays, values)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DataError(f"{path}: the weights cannot be written: {error}") from error
 
 
 def read_stored(path: Path, key: str, shapes: Mapping[str, tuple[int, ...]]) -> Stored | None:
-    """Read a file back; None where there is none or it is damaged or something else's.
+    """Read a file back; None where there is none, or it is damaged or something else's.
 
     What cannot be used is logged and made anew by the caller: a cache must not stop a run.
 
@@ -74,20 +64,16 @@ def read_stored(path: Path, key: str, shapes: Mapping[str, tuple[int, ...]]) -> 
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        arrays, header = read_tensors(path, _KIND, _VERSION, "the weights")
         values = json.loads(header.get("values", ""))
-    except (OSError, SafetensorError, ValueError) as error:
-        logger.warning("%s: damaged (%s), made anew", path, " ".join(str(error).split()))
+    except (TableError, ValueError) as error:
+        logger.warning("%s; made anew", error)
         return None
-    found = (header.get("format"), header.get("version"), header.get("key"))
-    if found != (_FORMAT, str(_VERSION), key):
-        logger.warning("%s: made by %s, not by %s: made anew", path, found, key)
+    if header.get("key") != key:
+        logger.warning("%s: made from other inputs, %s: made anew", path, header.get("key"))
         return None
-    got = {name: tuple(one.shape) for name, one in tensors.items()}
-    wrong = [name for name, shape in shapes.items() if got.get(name) != shape]
+    wrong = [n for n, shape in shapes.items() if n not in arrays or arrays[n].shape != shape]
     if wrong:
-        logger.warning("%s: %s is missing or of another shape, made anew", path, wrong[0])
+        logger.warning("%s: %s is missing or of another shape: made anew", path, wrong[0])
         return None
-    return Stored(tensors, values)
+    return Stored({name: torch.from_numpy(one) for name, one in arrays.items()}, values)

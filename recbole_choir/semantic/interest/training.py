@@ -280,6 +280,8 @@ class _Run:
         state: dict[int, dict[str, Any]] = {}
         for name, one in _under(stored.tensors, _ADAM).items():
             number, part = name.split("/")
+            # the count of steps, a number without dimensions, comes back with one
+            one = one.reshape(()) if part == "step" else one
             state.setdefault(int(number), {})[part] = one
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -174,9 +174,10 @@ class TransformerEngine:
         # alike lengths together waste little padding; ties by id
         asked = asked[np.argsort((end - begin)[asked], kind="stable")]
         for users in batches(asked, _USERS_AT_ONCE):
-            h = read(network, vectors, histories, codes, users, begin[users], end[users])
+            read = _read(network, vectors, histories, codes, users, begin[users], end[users])
             last = torch.as_tensor(end[users] - begin[users], device=self.device)
-            e_hat, _ = network.heads(h[torch.arange(len(users), device=self.device), last])
+            row = torch.arange(len(users), device=self.device)
+            e_hat, _ = network.heads(*(part[row, last] for part in read))
             out[users] = unit(e_hat.cpu().numpy())
         return out, valid
 
@@ -206,17 +207,16 @@ class _Windowed:
         cut = self.windows
         event, row = self._events(units)
         user, begin, end = cut.user[units], cut.begin[units], cut.end[units]
-        h = read(self.network, self.vectors, self.histories, self.codes, user, begin, end)
+        read = _read(self.network, self.vectors, self.histories, self.codes, user, begin, end)
         at = self.histories.known[event] - begin[row]  # events read before the target
-        place = row * h.shape[1] + at
-        hidden = h.flatten(0, 1)[torch.as_tensor(place, device=h.device)]  # [Q, width]
-        return self.network.heads(hidden)
+        place = torch.as_tensor(row * read[0].shape[1] + at, device=self.vectors.device)  # [Q]
+        return self.network.heads(*(part.flatten(0, 1)[place] for part in read))
 
     def _events(self, units: Ints) -> tuple[Ints, Ints]:
         return ranges(self.windows.target[units], self.windows.target[units + 1])
 
 
-def read(
+def _read(
     network: InterestNetwork,
     vectors: Tensor,
     histories: Histories,
@@ -224,8 +224,8 @@ def read(
     user: Ints,
     begin: Ints,
     end: Ints,
-) -> Tensor:
-    """Hidden states after 0, 1, .. of the events ``begin .. end - 1``: [B, T + 1, width]."""
+) -> tuple[Tensor, Tensor]:
+    """What the network says after 0, 1, .. of the events ``begin .. end - 1``: [B, T + 1, ..]."""
     device = vectors.device
     longest = int((end - begin).max(initial=0))
     event = begin[:, None] + np.arange(longest)  # [B, T]
