@@ -84,7 +84,7 @@ class HistoryPool:
         Returns:
             int64 ``[B, L]``, oldest to newest, padded with 0 on the right.
         """
-        return self._take(self.items, start, end, length)
+        return take_newest(self.items, start, end, length)
 
     def gather_labels(self, start: torch.Tensor, end: torch.Tensor, length: int) -> torch.Tensor:
         """Labels of the events that :meth:`gather` returns: float32 ``[B, L]``, 0 in padding.
@@ -94,18 +94,28 @@ class HistoryPool:
         """
         if self.labels is None:
             raise ValueError("history pool: built without labels, expected build(..., label=...)")
-        return self._take(self.labels, start, end, length)
+        return take_newest(self.labels, start, end, length)
 
     def to(self, device: torch.device | str) -> HistoryPool:
         """The same pool with its events on ``device``."""
         labels = None if self.labels is None else self.labels.to(device)
         return HistoryPool(self.index, self.items.to(device), labels)
 
-    @staticmethod
-    def _take(
-        pool: torch.Tensor, start: torch.Tensor, end: torch.Tensor, length: int
-    ) -> torch.Tensor:
-        first = torch.maximum(start, end - length)  # [B]
-        at = first[:, None] + torch.arange(length, device=pool.device)  # [B, L]
-        at.masked_fill_(at >= end[:, None], pool.shape[0] - 1)  # the padding slot
-        return pool.index_select(0, at.view(-1)).view(at.shape)
+
+def take_newest(
+    pool: torch.Tensor, start: torch.Tensor, end: torch.Tensor, length: int
+) -> torch.Tensor:
+    """The newest ``length`` entries of each range of a pool.
+
+    Args:
+        pool: ``[P + 1]``, with the padding in its last slot.
+        start, end: ``[B]`` int64 ranges on the pool's device.
+        length: L.
+
+    Returns:
+        ``[B, L]``, oldest to newest, padded on the right.
+    """
+    first = torch.maximum(start, end - length)  # [B]
+    at = first[:, None] + torch.arange(length, device=pool.device)  # [B, L]
+    at.masked_fill_(at >= end[:, None], pool.shape[0] - 1)  # the padding slot
+    return pool.index_select(0, at.view(-1)).view(at.shape)

@@ -48,6 +48,11 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "cold-two-tower": {"ct_dropout": 0.0, "ct_head": "two_tower", "ct_blocks": 2},
         "cold-control": {"ct_dropout": 0.0, "ct_adaptation": False},
     },
+    "MELT": {
+        "melt": {"melt_dropout": 0.0, "epochs": 4},
+        "melt-backbone": {"melt_dropout": 0.0, "melt_lambda_user": 0, "melt_lambda_item": 0},
+        "melt-users": {"melt_dropout": 0.0, "melt_lambda_item": 0, "melt_detach_target": True},
+    },
 }
 VARIANTS = [
     pytest.param(name, settings, id=label)
@@ -57,7 +62,7 @@ VARIANTS = [
 every_model = pytest.mark.parametrize(("name", "settings"), VARIANTS)
 
 # Their scores depend on the order of the history.
-SEQUENCE_MODELS = {"ColdTransformer", "TailNet"}
+SEQUENCE_MODELS = {"ColdTransformer", "MELT", "TailNet"}
 HISTORIES = ("hist_items", "labelled_items", "hist_labels")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from recbole_choir.model.layers.host_generator import HostGenerator
+
 
 def activity_types(rows: torch.Tensor, n_types: int) -> torch.Tensor:
     """Cut users into types of equal size by their training rows; equal counts in order of id.
@@ -26,9 +28,6 @@ def activity_types(rows: torch.Tensor, n_types: int) -> torch.Tensor:
 class BalancedSample(nn.Module):
     """Draw the same number of rows of every type, without waiting for the device.
 
-    Draws come from a generator of its own, on the host. Its state is saved with the weights, so
-    that a resumed run draws what it would have drawn.
-
     Args:
         n_types: Number of types.
         per_type: Rows of each; a type with fewer in the batch gives all of them.
@@ -38,15 +37,7 @@ class BalancedSample(nn.Module):
     def __init__(self, n_types: int, per_type: int, seed: int) -> None:
         super().__init__()
         self.n_types, self.per_type = n_types, per_type
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def get_extra_state(self) -> torch.Tensor:
-        """State of the generator, for the checkpoint."""
-        return self.generator.get_state()
-
-    def set_extra_state(self, state: torch.Tensor) -> None:
-        """Restore the state of the generator."""
-        self.generator.set_state(state.cpu())
+        self.draws = HostGenerator(seed)
 
     def forward(self, types: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw rows.
@@ -58,8 +49,7 @@ class BalancedSample(nn.Module):
             Rows ``[n_types per_type]`` and which of them were drawn, bool of the same shape.
         """
         n, device = len(types), types.device
-        uniform = torch.rand(n, generator=self.generator, dtype=torch.float64)
-        shuffled = uniform.argsort().to(device, non_blocking=True)
+        shuffled = self.draws.uniform(n, device=device).argsort()
         order = shuffled[types[shuffled].argsort(stable=True)]  # by type, at random within one
         kind = types[order]
         every = torch.arange(self.n_types, device=device)

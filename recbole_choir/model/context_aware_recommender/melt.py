@@ -1,0 +1,243 @@
+"""MELT: Base with a sequence encoder that head users and items teach to complete the tail."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from recbole_choir.data import fields
+from recbole_choir.data.history import take_newest
+from recbole_choir.data.item_contexts import ItemContexts
+from recbole_choir.data.rows import RowInputs
+from recbole_choir.errors import ConfigError
+from recbole_choir.model.context_aware_recommender.base import Base
+from recbole_choir.model.layers.context_draw import ContextDraw
+from recbole_choir.model.layers.curriculum import item_weight, user_weight
+from recbole_choir.model.layers.first_occurrence import distinct
+from recbole_choir.model.layers.further_inputs import FurtherInputs
+from recbole_choir.model.layers.head_side import HeadSide
+from recbole_choir.model.layers.host_generator import HostGenerator
+from recbole_choir.model.layers.mlp import linear
+from recbole_choir.model.layers.sequence_transformer import SequenceTransformer, recency
+from recbole_choir.model.layers.tail_rows import TailRows
+from recbole_choir.model.layers.to_front import last_valid, to_front
+from recbole_choir.model.settings import ConfigLike, read_bool, read_number, read_size
+
+if TYPE_CHECKING:
+    from recbole.data.interaction import Interaction
+
+REFRESH_ROWS = 4096  # contexts encoded at once at the start of an epoch
+
+
+class MELT(Base):
+    """Base and ``f``, a SASRec over the history, with two branches from the head to the tail.
+
+    f is the state of the newest item; ``[s_u; e~_i; s_u * e~_i]`` joins the tower's input::
+
+        L_U  = mean w_u || W_U f(recent R) - f(all) ||^2                 head users
+        L_I  = mean w_i || W_I mean_k (f(c_k) + W_U f(c_k)) - e_i ||^2   head items, contexts c_k
+        L    = BCE + lambda_U L_U + lambda_I L_I
+        s_u  = f + W_U f             tail users, in evaluation alone
+        e~_i = W_I mean_c f(c)       tail items, set at the start of every epoch, without gradient
+
+    Contexts of an item are the histories before training positives on it. In a tail item's mean
+    those of the row's own user are left out (:class:`TailRows`). The weights are a curriculum over
+    the epochs, from the richest heads to those nearest the tail.
+
+    Sourced (the authors' code, rqlja1107/MELT; abstract of arXiv 2304.08382): branches, losses,
+    curriculum, both transfers and their time, two blocks with one head and dropout .5, targets that
+    are not detached, training on from a trained encoder. Reconstruction: an encoder beside Base's
+    features and BCE for its own loss; head and tail as the evaluation defines them, with T the most
+    positives of a tail id; contexts without the item itself and without reversed suffixes, since
+    histories here end before the candidate; leaving one user out; e~ for the candidate alone, whose
+    own row goes on being trained; ``L_U`` on rows of head users with more history than T, one a
+    user and batch; budgets a step.
+
+    With both lambdas 0 it is its backbone, Base with f: the control that tells the branches from
+    the encoder.
+
+    Args:
+        config: Settings, see ``properties/model/MELT.yaml``; ``epochs`` is E of the curriculum.
+        dataset: Has ``model_inputs`` with ``activity``, and ``row_inputs``.
+
+    Raises:
+        ConfigError: If a setting is wrong, or the dataset has no tail flags or no head items.
+
+    References:
+        MELT (Kim et al., SIGIR 2023, arXiv 2304.08382); ChoirRec Table 1; BASELINES 4.
+    """
+
+    pool: torch.Tensor
+    losses: torch.Tensor
+    ranges_head: torch.Tensor
+    ranges_tail: torch.Tensor
+
+    def __init__(self, config: ConfigLike, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        d = self.embedding_size
+        self.sequence = SequenceTransformer(
+            d,
+            self.history_length,
+            read_size(config, "melt_blocks", 2),
+            read_size(config, "melt_heads", 1),
+            d,
+            read_number(config, "melt_dropout", 0.5, 0.0, 0.999),
+            norm_first=True,
+            causal=True,
+            std=self.embedding_std,
+        )
+        self.further = FurtherInputs(3 * d, self.widths[0], self.tower_width)
+        self.lambda_user = read_number(config, "melt_lambda_user", 0.2, 0.0)
+        self.lambda_item = read_number(config, "melt_lambda_item", 0.2, 0.0)
+        self.detach = read_bool(config, "melt_detach_target", False)
+        self.n_epochs = read_size(config, "epochs", 20)
+        self.progress = 0.0  # e / E
+        # Steps, L_U, L_I of an epoch
+        self.register_buffer("losses", torch.zeros(3, dtype=torch.float64), persistent=False)
+        self.has_branches = self.lambda_user > 0 or self.lambda_item > 0
+        self.user_transfer = False
+        self.tail_rows: TailRows | None = None
+        if self.has_branches:
+            self._build_branches(config, dataset)
+
+    @classmethod
+    def needs(cls, config: ConfigLike) -> frozenset[str]:
+        """What Base needs, and the tail flags."""
+        return super().needs(config) | {"activity"}
+
+    def _build_branches(self, config: ConfigLike, dataset: Any) -> None:
+        activity, d = self.require_activity(dataset.model_inputs), self.embedding_size
+        rows: RowInputs = dataset.row_inputs
+        seed = int(read_number(config, "seed", 2020))
+        transfer = read_bool(config, "melt_transfer", True)
+        self.user_map = linear(d, d)  # W_U
+        self.user_transfer = transfer and self.lambda_user > 0
+        train = rows.events.take(rows.parts[0])
+        bought = train.take(train.label > 0)
+        longest = self.history_length
+        self.users = HeadSide(activity.tail_user, activity.user_rows, bought.user, 2, longest - 2)
+        self.users_per_step = read_size(config, "melt_users_per_step", 256)
+        self.draws = HostGenerator(seed)
+        if self.lambda_item == 0:
+            return
+        self.item_map = linear(d, d)  # W_I
+        self.items = HeadSide(activity.tail_item, activity.item_rows, bought.item, 1)
+        limit = read_size(config, "melt_contexts", 50)
+        head = ItemContexts.build(rows, self.items.head.cpu().numpy(), limit, seed)
+        if not len(head):
+            raise ConfigError(
+                "MELT: expected head items with histories before their training positives, got "
+                "none (tail_item says who is tail; melt_lambda_item: 0 needs no head items)"
+            )
+        budget = read_size(config, "melt_contexts_per_step", 512)
+        self.draw = ContextDraw(head, min(limit, self.items.threshold), budget, seed)
+        self._keep("pool", rows.history.items)
+        self._keep("ranges_head", torch.stack([head.start, head.end]))
+        if transfer:
+            tail = ItemContexts.build(rows, self.items.tail.cpu().numpy())
+            self._keep("ranges_tail", torch.stack([tail.start, tail.end]))
+            self.tail_rows = TailRows(tail, self.inputs_schema.n_users, d)
+
+    def _keep(self, name: str, values: torch.Tensor) -> None:
+        """Keep what is the dataset's and not the weights'."""
+        self.register_buffer(name, values, persistent=False)
+
+    # --- the encoder -----------------------------------------------------------------------------
+
+    def states(self, history: torch.Tensor) -> torch.Tensor:
+        """``f`` ``[B, d]`` of histories ``[B, L]``; the zero vector for an empty one."""
+        (items,) = to_front(history)
+        mask = items > 0
+        return last_valid(self.sequence(self.item_encoder.id_table(items), mask), mask)
+
+    def context_states(self, ranges: torch.Tensor) -> torch.Tensor:
+        """``f`` ``[B, d]`` of contexts, ranges ``[2, B]`` of the pool."""
+        return self.states(take_newest(self.pool, ranges[0], ranges[1], self.history_length))
+
+    def outputs(self, interaction: Interaction) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits ``[B]`` and f of the histories ``[B, d]``."""
+        features = self.encode(interaction, self.item_tokens(interaction))
+        history, user = interaction[fields.HIST_ITEMS], interaction[self.USER_ID]
+        f = self.states(history)
+        s = f
+        if self.user_transfer and not self.training:
+            tail = self.users.tail[user] & (history > 0).any(1)
+            s = f + self.user_map(f) * tail.unsqueeze(1)
+        e = features.item_token[:, : self.embedding_size]
+        if self.tail_rows is not None:
+            row, known = self.tail_rows(user, interaction[self.ITEM_ID])
+            e = torch.where(known.unsqueeze(1), row.to(e.dtype), e)
+        further = self.further(torch.cat([s, e, s * e], dim=-1))
+        return self.individual(self.h0(interaction, features), further), f
+
+    def forward(self, interaction: Interaction) -> torch.Tensor:
+        """Logit ``[B]`` of each row."""
+        return self.outputs(interaction)[0]
+
+    # --- the branches ----------------------------------------------------------------------------
+
+    def user_loss(self, interaction: Interaction, full: torch.Tensor) -> torch.Tensor:
+        """``L_U`` of a batch, a scalar, given f of its histories ``[B, d]``."""
+        side, (history,) = self.users, to_front(interaction[fields.HIST_ITEMS])
+        user, device = interaction[self.USER_ID], history.device
+        long_enough = (history > 0).sum(1) > side.threshold
+        one = distinct(torch.where(side.head[user] & long_enough, user, 0))  # a row of each user
+        drawn = self.draws.uniform(2, len(user), device=device)
+        chosen = torch.where(one.first, drawn[0], 2.0).argsort()[: self.users_per_step]
+        row, valid = one.order[chosen], one.first[chosen]
+        recent = (drawn[1, chosen] * (side.threshold - 1)).long() + 1  # R in 1..T-1
+        history = history[row]
+        kept = history * (recency(history > 0) < recent.unsqueeze(1))
+        target = full[row].detach() if self.detach else full[row]
+        gap = (self.user_map(self.states(kept)) - target).square().sum(1)
+        count = side.excess_count(user[row]).clamp_max(self.history_length)
+        weight = user_weight(count, side.threshold, self.history_length, self.progress)
+        return (weight * gap * valid).sum() / valid.sum().clamp_min(1)
+
+    def item_loss(self, interaction: Interaction) -> torch.Tensor:
+        """``L_I`` of a batch, a scalar."""
+        side, one = self.items, distinct(interaction[self.ITEM_ID])
+        drawn = self.draw(one.ids, one.first & side.head[one.ids])
+        f = self.context_states(self.ranges_head[:, drawn.context])  # [S, d]
+        owner = drawn.owner.to(f.dtype)  # [A, S]
+        mean = owner @ (f + self.user_map(f)) / owner.sum(1, keepdim=True).clamp_min(1.0)
+        target = self.item_encoder.id_table(drawn.items)
+        if self.detach:
+            target = target.detach()
+        gap = (self.item_map(mean) - target).square().sum(1)
+        weight = item_weight(side.excess_count(drawn.items), side.threshold, self.progress)
+        return (weight * gap * drawn.complete).sum() / drawn.complete.sum().clamp_min(1)
+
+    def calculate_loss(self, interaction: Interaction) -> torch.Tensor:
+        """``BCE + lambda_U L_U + lambda_I L_I``, a scalar."""
+        logit, f = self.outputs(interaction)
+        loss = self.bce(logit, interaction)
+        nothing = loss.new_zeros(())
+        user = self.user_loss(interaction, f) if self.lambda_user > 0 else nothing
+        item = self.item_loss(interaction) if self.lambda_item > 0 else nothing
+        with torch.no_grad():
+            self.losses += torch.stack([nothing + 1, user, item]).double()
+        return loss + self.lambda_user * user + self.lambda_item * item
+
+    # --- from epoch to epoch ---------------------------------------------------------------------
+
+    @torch.no_grad()
+    def on_epoch_start(self, epoch: int) -> None:
+        """Move the curriculum on and set the tail items' rows."""
+        self.progress = min(1.0, epoch / self.n_epochs)
+        self.losses.zero_()
+        if self.tail_rows is None:
+            return
+        training = self.training
+        self.eval()
+        parts = [self.context_states(r) for r in self.ranges_tail.split(REFRESH_ROWS, dim=1)]
+        self.tail_rows.refresh(torch.cat(parts), self.item_map)
+        self.train(training)
+
+    def epoch_diagnostics(self) -> dict[str, float]:
+        """Mean ``L_U`` and ``L_I`` of the epoch's steps, without their lambdas."""
+        steps, user, item = self.losses.tolist()
+        if not steps or not self.has_branches:
+            return {}
+        return {"loss_user_branch": user / steps, "loss_item_branch": item / steps}

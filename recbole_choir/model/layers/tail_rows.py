@@ -1,0 +1,99 @@
+"""Embeddings of tail items from who chose them, each user's own choices left out."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from recbole_choir.data.item_contexts import ItemContexts
+
+
+class TailRows(nn.Module):
+    """``W mean_{c in C_i, c not of u} f(c) + b`` of a tail item i for a user u.
+
+    With its own context in the mean, a training positive on an item of one or two contexts would
+    find its label in its input. So the contexts of the row's user are left out, for every row: sums
+    are kept by (item, user) as well as by item, in double precision, where what was added to a sum
+    comes off it without a trace.
+
+    The sums stand until the next :meth:`refresh` and are saved with the weights.
+
+    Args:
+        contexts: All contexts of the tail items, by item and user.
+        n_users: Vocabulary size.
+        size: Width of the embeddings.
+
+    References:
+        MELT (arXiv 2304.08382), item branch; BASELINES 4 (leak to avoid).
+    """
+
+    keys: torch.Tensor
+    pair_first: torch.Tensor
+    pair_count: torch.Tensor
+    item_first: torch.Tensor
+    item_count: torch.Tensor
+    pair_sum: torch.Tensor
+    item_sum: torch.Tensor
+    bias: torch.Tensor
+    filled: torch.Tensor
+
+    def __init__(self, contexts: ItemContexts, n_users: int, size: int) -> None:
+        super().__init__()
+        self.n_users = n_users
+        keys, count = torch.unique_consecutive(
+            contexts.item * n_users + contexts.user, return_counts=True
+        )
+        n_items = len(contexts.first) - 1
+        item = keys // n_users
+        at = torch.arange(n_items + 1, device=item.device)
+        # Of the dataset, not of the weights: not saved.
+        self._keep("keys", keys)
+        self._keep("pair_first", count.cumsum(0) - count)
+        self._keep("pair_count", count)
+        self._keep("item_first", torch.searchsorted(item, at)[:-1])
+        self._keep("item_count", contexts.first[1:] - contexts.first[:-1])
+        double = {"dtype": torch.float64, "device": item.device}
+        self.register_buffer("pair_sum", torch.zeros(len(keys), size, **double))
+        self.register_buffer("item_sum", torch.zeros(n_items, size, **double))
+        self.register_buffer("bias", torch.zeros(size, **double))
+        self.register_buffer("filled", torch.zeros((), device=item.device))
+
+    def _keep(self, name: str, values: torch.Tensor) -> None:
+        self.register_buffer(name, values, persistent=False)
+
+    @torch.no_grad()
+    def refresh(self, vectors: torch.Tensor, layer: nn.Linear) -> None:
+        """Compute the sums anew.
+
+        Args:
+            vectors: ``f(c)`` ``[C, d]`` of all contexts.
+            layer: W and b.
+        """
+        if len(self.keys):
+            mapped = vectors.double() @ layer.weight.double().T
+            every = torch.arange(len(mapped), device=mapped.device)
+            pairs = F.embedding_bag(every, mapped, self.pair_first, mode="sum")
+            self.pair_sum.copy_(pairs)
+            every = torch.arange(len(pairs), device=pairs.device)
+            self.item_sum.copy_(F.embedding_bag(every, pairs, self.item_first, mode="sum"))
+        self.bias.copy_(layer.bias)
+        self.filled.fill_(1.0)
+
+    @torch.no_grad()
+    def forward(self, user: torch.Tensor, item: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Look up for users and items ``[B]``.
+
+        Returns:
+            Embeddings float32 ``[B, size]`` and bool ``[B]``: False for head items, for items that
+            no other user chose, and before the first :meth:`refresh`; such rows hold nothing.
+        """
+        total, count = self.item_sum[item], self.item_count[item]
+        if len(self.keys):
+            key = item * self.n_users + user
+            at = torch.searchsorted(self.keys, key).clamp_max(len(self.keys) - 1)
+            own = self.keys[at] == key
+            total = total - self.pair_sum[at] * own.unsqueeze(1)
+            count = count - self.pair_count[at] * own
+        mean = total / count.clamp_min(1).unsqueeze(1) + self.bias
+        return mean.float(), (count > 0) & (self.filled > 0)
