@@ -23,6 +23,7 @@ from recbole_choir.semantic.frames import Frames
 from recbole_choir.semantic.grouping import Grouping, group_users
 from recbole_choir.semantic.item_grouping import ItemGrouping, group_items
 from recbole_choir.semantic.item_source import ItemSource, fingerprint_pictures, item_identity
+from recbole_choir.semantic.items import make_item_input
 from recbole_choir.semantic.priors import attribute_kinds
 from recbole_choir.semantic.profiles.llm_profiles import profile_writer
 from recbole_choir.semantic.quality import quality_report, quality_table
@@ -253,9 +254,6 @@ def item_source(
     recipe: Recipe, encoder: Encoder | None, cache_dir: Path, show_progress: bool
 ) -> ItemSource:
     """The recipe's item input, with its vectors kept in ``cache_dir``."""
-    # costs seconds (torch), and a table of users alone needs none of it
-    from recbole_choir.semantic.items import make_item_input
-
     return ItemSource(
         lambda: make_item_input(recipe, encoder, show_progress),
         item_identity(recipe, encoder),

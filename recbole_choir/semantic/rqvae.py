@@ -194,7 +194,7 @@ class RQVAE:
         return x[order[n:]], x[order[:n]]
 
     def _train(self, fitted: Float32, held_out: Float32) -> Trained:
-        # torch and torch-rechub take seconds to import, and reading codes needs neither
+        # torch-rechub takes seconds to import, and reading codes does not need it
         from recbole_choir.semantic.rqvae_training import Settings, train
 
         settings = Settings(

@@ -26,7 +26,6 @@ from recbole_choir.semantic import (
     canonical,
     distinct_vectors,
     grouping,
-    items,
     load_recipe,
     prepare_frames,
     prepared_key,
@@ -36,6 +35,7 @@ from recbole_choir.semantic.distinct_vectors import DistinctVectors
 from recbole_choir.semantic.fingerprint import fingerprint_frames
 from recbole_choir.semantic.frames import ITEM_ID, USER_ID, Frames
 from recbole_choir.semantic.item_source import ItemSource, item_identity, report_of
+from recbole_choir.semantic.items import make_item_input
 from recbole_choir.semantic.items.base import ItemVectors
 from recbole_choir.semantic.quantizer import load_quantizer
 from recbole_choir.semantic.recipe import ItemRecipe, Recipe
@@ -47,7 +47,6 @@ Frame = pd.DataFrame
 DAY = 86_400.0
 TIMES = [40 * DAY, 80 * DAY, 120 * DAY]
 
-MAKE_ITEM_INPUT = items.make_item_input
 RQVAE_SIZES = {"latent": 3, "hidden": [8], "epochs": 3, "warm_epochs": 1}
 RECIPE: dict[str, Any] = {
     "input": "behaviour", "svd_dim": 4, "n_clusters": 2, "min_members": 4, "snapshot_times": TIMES,
@@ -93,7 +92,7 @@ class FakeItems:
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeItems]:
     FakeItems.transforms, FakeItems.fits = [], []
-    monkeypatch.setattr(items, "make_item_input", lambda recipe, encoder, progress: FakeItems())
+    monkeypatch.setattr(builder, "make_item_input", lambda recipe, encoder, progress: FakeItems())
     return FakeItems
 
 
@@ -639,7 +638,7 @@ class TestRealInputs:
 
     @pytest.fixture(autouse=True)
     def real(self, fake: type[FakeItems], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(items, "make_item_input", MAKE_ITEM_INPUT)
+        monkeypatch.setattr(builder, "make_item_input", make_item_input)
 
     def test_a_whole_table_leaks_nothing_and_assigns_again(self, tmp_path: Path) -> None:
         whole = build(
