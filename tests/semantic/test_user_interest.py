@@ -151,7 +151,7 @@ def structured_frames(seed: int = 0) -> tuple[Frames, Callable[[Frames], ItemVec
 
 def test_it_learns_what_comes_next() -> None:
     frames, item_vectors = structured_frames()
-    settings = InterestRecipe(length=8, width=32, epochs=18, batch_size=16, learning_rate=3e-3)
+    settings = InterestRecipe(length=8, width=32, epochs=12, batch_size=8, learning_rate=3e-3)
     source = InterestInput(item_vectors, settings, show_progress=False, device="cpu").fit(frames)
     said = source.diagnostics
     assert said is not None
@@ -159,9 +159,9 @@ def test_it_learns_what_comes_next() -> None:
     assert said.targets == 108 * 12
     assert abs(said.before.cosine) < 0.4
     # eleven of twelve events can be told from the one before, the first one cannot
-    assert said.after.cosine > 0.85
+    assert said.after.cosine > 0.8
     assert said.after.category_accuracy > 0.9
-    assert said.after.cosine > said.constant.cosine + 0.4
+    assert said.after.cosine > said.constant.cosine + 0.3
     assert said.after.category_accuracy > said.constant.category_accuracy + 0.5
     # and a user's vector is near those of the kind that would follow
     got = source.transform(frames)
