@@ -31,7 +31,7 @@ _VERSION: Final = 1
 _NOT_OF_VECTORS: Final = {
     "input", "profile", "profile_engine", "quantizer", "n_levels", "n_clusters", "users_per_group",
     "min_members", "agg_level", "n_snapshots", "snapshot_times", "codebooks", "top_categories",
-    "sequence_length", "id_embedding_path", "alignment", "interest", "rqvae",
+    "sequence_length", "id_embedding_path", "aligned_text", "alignment", "interest", "rqvae",
 }  # fmt: skip
 _NOT_OF_ITEM_VECTORS: Final = {
     "quantizer", "n_levels", "n_clusters", "ids_per_cluster", "min_members",

@@ -14,6 +14,7 @@ from recbole_choir.semantic.inputs.aligned import AlignedInput
 from recbole_choir.semantic.inputs.base import GroupingInput, Vectors
 from recbole_choir.semantic.inputs.behaviour import BehaviourInput
 from recbole_choir.semantic.inputs.id_embedding import IdEmbeddingInput
+from recbole_choir.semantic.inputs.interest import InterestInput
 from recbole_choir.semantic.inputs.random import RandomInput
 from recbole_choir.semantic.inputs.text import TextInput
 from recbole_choir.semantic.inputs.text_parts import TextPartsInput
@@ -28,6 +29,7 @@ __all__ = [
     "BehaviourInput",
     "GroupingInput",
     "IdEmbeddingInput",
+    "InterestInput",
     "RandomInput",
     "TextInput",
     "TextPartsInput",
@@ -78,9 +80,6 @@ def make_input(
     if recipe.input == "interest":
         if item_vectors is None:
             raise ConfigError("input 'interest': expected vectors of items, got none")
-        # costs seconds (torch), and no other input needs it
-        from recbole_choir.semantic.inputs.interest import InterestInput
-
         return InterestInput(
             item_vectors,
             recipe.interest,
