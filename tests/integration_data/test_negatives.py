@@ -35,7 +35,7 @@ def test_the_configuration_then_the_manifest(
 
 
 def test_the_manifest_is_the_adapters() -> None:
-    from dataset_adapters import base
+    from recbole_choir.dataset_adapters import base
 
     assert base.MANIFEST == MANIFEST
 

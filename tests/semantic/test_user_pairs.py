@@ -35,9 +35,9 @@ def test_pairs_are_drawn_as_often_as_said() -> None:
 
 def test_what_everybody_chose_pairs_nobody() -> None:
     users, items = np.arange(5), np.zeros(5, int)
-    assert len(user_pairs(users, items, 5, 100, 0).count) == 0
-    assert len(user_pairs(users, np.arange(5), 5, 100, 0).count) == 0
-    assert len(user_pairs(users[:0], items[:0], 5, 100, 0).count) == 0
+    assert len(user_pairs(users, items, 5, 100, 0).users) == 0
+    assert len(user_pairs(users, np.arange(5), 5, 100, 0).users) == 0
+    assert len(user_pairs(users[:0], items[:0], 5, 100, 0).users) == 0
 
 
 def test_order_and_repetition_of_events_change_nothing() -> None:
@@ -59,4 +59,4 @@ def test_an_item_of_many_users_makes_no_square_of_them() -> None:
     users = np.concatenate([np.arange(n), np.arange(n)])
     items = np.concatenate([np.zeros(n - 1, int), [1], 2 + np.arange(n) // 2])
     got = user_pairs(users, items, n, 50_000, 0)
-    assert 0 < len(got.count) <= 50_000
+    assert 0 < len(got.users) <= 50_000

@@ -88,10 +88,8 @@ class GroupLookup(nn.Module):
         """
         ids = self.group_seq[group].long()  # [B, L_G]
         if items.table is None and self.n_groups <= group.shape[0]:
-            length = self.group_seq.shape[1]
-            table, _ = items.rows(self.group_seq.long())  # [G * L_G, D]
-            slots = torch.arange(length, device=group.device)
-            return table, group.unsqueeze(1) * length + slots, ids > 0
+            table, rows = items.rows(self.group_seq.long())  # [n, D], [G, L_G]
+            return table, rows[group], ids > 0
         table, rows = items.rows(ids)
         return table, rows, ids > 0
 
