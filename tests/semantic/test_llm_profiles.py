@@ -7,6 +7,7 @@ import sys
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -225,6 +226,27 @@ def test_a_batch_engine_is_made_once_for_all_snapshots(tmp_path: Path) -> None:
     assert made[0].closed == 0
     profiles.close()
     assert made[0].closed == 1
+
+
+def test_a_model_that_is_still_working_is_not_closed(tmp_path: Path) -> None:
+    """Ctrl-C ends the run while its thread is inside the model: freeing that would crash."""
+    profiles, fake = writer(tmp_path)
+    started, go_on = Event(), Event()
+
+    def slow(prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Reply | Failure]:
+        started.set()
+        assert go_on.wait(20)
+        return []
+
+    fake.complete_many = slow  # type: ignore[method-assign]
+    kept = profiles._generator()
+    thread = Thread(target=lambda: kept.complete_many([], []))  # type: ignore[union-attr]
+    thread.start()
+    assert started.wait(20)
+    profiles.close()
+    assert fake.closed == 0
+    go_on.set()
+    thread.join()
 
 
 def test_equal_facts_share_one_profile(tmp_path: Path) -> None:

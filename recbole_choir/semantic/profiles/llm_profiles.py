@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
 import numpy as np
@@ -32,6 +33,7 @@ from recbole_choir.semantic.profiles.types import (
     KeyMaker,
     Outcome,
     Prompt,
+    Reply,
 )
 from recbole_choir.semantic.recipe import Recipe
 from recbole_choir.semantic.verbalize import verbalize
@@ -153,7 +155,7 @@ class LlmProfiles:
     def close(self) -> None:
         """Free the model of an engine in this process."""
         if self._kept is not None:
-            self._kept.inner.close()
+            self._kept.let_go()
             self._kept = None
 
     def _table(self, frames: Frames, described: pd.DataFrame) -> FactTable:
@@ -275,7 +277,22 @@ class _Kept:
         self.model_id = inner.model_id
         self.parameters = inner.parameters
         self.batch_size = inner.batch_size
-        self.complete_many = inner.complete_many
+        self._working = Lock()
+
+    def complete_many(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int]
+    ) -> list[Reply | Failure]:
+        """What the engine answers."""
+        with self._working:
+            return self.inner.complete_many(prompts, seeds)
 
     def close(self) -> None:
-        """Do nothing: :meth:`LlmProfiles.close` closes the engine."""
+        """Do nothing: a run is over, and the next one needs the model."""
+
+    def let_go(self) -> None:
+        """Close the engine, unless an interrupted run's thread is still inside of it."""
+        if self._working.acquire(blocking=False):
+            try:
+                self.inner.close()
+            finally:
+                self._working.release()
