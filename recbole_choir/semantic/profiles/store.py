@@ -411,6 +411,8 @@ class ProfileStore:
             return f"{where} cannot grow, the disk is full: what it holds is safe, run again later"
         if "readonly" in text or "read-only" in text:
             return f"{where} cannot be written (read-only): what it holds is safe"
+        if "unable to open" in text:
+            return f"{where} cannot be opened: expected a file in a folder that can be written"
         return f"{where} cannot be used: {text}"
 
     @contextmanager
