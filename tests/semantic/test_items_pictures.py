@@ -279,6 +279,79 @@ class TestQwen2VL:
         assert not qwen2_vl.is_foreign(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random LLaVA, which sentence-transformers reads with modules of its own."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import (
+        AutoImageProcessor,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
+    folder = tmp_path_factory.mktemp("llava")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokens, pad_token="<pad>", eos_token="</s>",
+        additional_special_tokens=["<image>"],
+    )  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps(
+            {
+                "image_processor_type": "CLIPImageProcessor",
+                "size": {"shortest_edge": 28},
+                "crop_size": {"height": 28, "width": 28},
+            }
+        )
+    )
+    LlavaProcessor(
+        image_processor=AutoImageProcessor.from_pretrained(folder), tokenizer=tokenizer,
+        patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        chat_template=(
+            "{% for m in messages %}{% for c in m.content %}{% if c.type == 'image' %}<image>"
+            "{% else %}{{ c.text }}{% endif %}{% endfor %}</s>{% endfor %}"
+        ),
+    ).save_pretrained(folder)  # fmt: skip
+    torch.manual_seed(0)
+    image_id = tokenizer.convert_tokens_to_ids("<image>")
+    config = LlavaConfig(
+        vision_config={
+            "model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 24,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
+        },
+        text_config={
+            "model_type": "llama", "vocab_size": len(tokenizer), "hidden_size": 32,
+            "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "initializer_range": 0.2,
+        },
+        image_token_index=image_id, image_token_id=image_id, vision_feature_layer=-1,
+    )  # fmt: skip
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    modules = [Transformer(str(folder)), Pooling(32, "lasttoken")]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"))
+    return folder / "model"
+
+
+def test_a_model_of_the_librarys_own_modules(native: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    red, blue = draw(tmp_path / "r.png", "red"), draw(tmp_path / "b.png", "blue")
+    got = Encoder(str(native), device="cpu").encode(
+        ["pot", "pot", "pot"], False, pictures=[red, blue, ""]
+    )
+    given = [{"text": "pot", "image": Image.open(red)}, {"text": "pot", "image": Image.open(blue)}]
+    whole = SentenceTransformer(str(native), device="cpu", local_files_only=True)
+    for vector, one in zip(got, [*given, {"text": "pot"}], strict=True):
+        expected = whole.encode([one])[0]
+        np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), atol=1e-5)
+    assert np.abs(got[0] - got[1]).max() > 1e-3
+    assert np.abs(got[0] - got[2]).max() > 1e-3
+
+
 def catalogue(tmp_path: Path) -> Frames:
     """Sixteen items of two colours; users keep to one."""
     colours = ["red", "blue"]
