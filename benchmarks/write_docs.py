@@ -19,7 +19,7 @@ from recbole_choir.analysis.tables import markdown_tables, to_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
-PAGES = (ROOT / "docs" / "results.md", ROOT / "docs" / "performance.md")
+PAGES = tuple(ROOT / "docs" / f"{name}.md" for name in ("results", "performance", "semantic-ids"))
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -67,6 +67,21 @@ def rq_kmeans() -> str:
     return to_markdown(pd.DataFrame.from_dict(table, orient="index"), "rows x dimensions")
 
 
+def quantizers() -> str:
+    """Which quantiser keeps neighbours together: means over seeds."""
+    rows = pd.DataFrame(_read("quantizers")["results"])
+    table: dict[str, dict[str, str]] = {}
+    for keys, r in rows.groupby(["vectors", "quantizer"], sort=False):
+        name, kind = (str(k) for k in keys)
+        first = r.iloc[0]
+        shape = f"{name} ({first['n']:,} x {first['dims']}, K {first['k']})"
+        row = table.setdefault(shape, {"any two": f"{first['any']:.3f}"})
+        spread = f" ± {r['cosine'].std():.3f}" if len(r) > 1 else ""
+        row[kind] = f"{r['cosine'].mean():.3f}{spread}, {r['lost'].mean():.1%}"
+        row[kind] += f", {r['fit_s'].mean():.1f} s"
+    return to_markdown(pd.DataFrame.from_dict(table, orient="index"), "vectors")
+
+
 def data_path() -> str:
     """Seconds from files to batches."""
     record = _read("data_path")
@@ -110,7 +125,15 @@ def published() -> str:
 
 
 #: Users by activity, and what AKT-Rec's Table 1 tells apart: heads and tails.
-HEAD_TAIL = ("all", "tail_items", "head_items", "tail_users", "head_users", "new_users", "new_items")
+HEAD_TAIL = (
+    "all",
+    "tail_items",
+    "head_items",
+    "tail_users",
+    "head_users",
+    "new_users",
+    "new_items",
+)
 
 
 def head_tail(study: str) -> Callable[[], str]:
@@ -122,6 +145,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "gauc": gauc,
     "model-speed": model_speed,
     "rq-kmeans": rq_kmeans,
+    "quantizers": quantizers,
     "groups": groups,
     "recbole-published": published,
     "data-path": data_path,
