@@ -16,6 +16,7 @@ import os
 import random
 import signal
 import sqlite3
+import sys
 import time
 from collections import Counter
 from multiprocessing import forkserver
@@ -66,11 +67,14 @@ def processes():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["test_profile_faults", "small_run", "openai", "aiohttp"])
     paths = [str(Path(__file__).parent), str(Path(recbole_choir.__file__).parents[1])]
+    # pytest names this file "tests.semantic..." from the root, which only "python -m" puts there
+    root = str(Path(__file__).parents[3])
     with pytest.MonkeyPatch.context() as patch:
-        # it does not learn the path of its parent (Python issue 90876)
+        # it does not learn the path of its parent (Python issue 90876), its children do
         patch.setenv("PYTHONPATH", os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]))
+        patch.setattr(sys, "path", [*sys.path, root])
         forkserver.ensure_running()
-    return context
+        yield context
 
 
 @pytest.fixture
