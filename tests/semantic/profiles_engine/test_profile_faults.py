@@ -226,12 +226,8 @@ def test_a_process_that_stands_still_is_waited_for_and_then_left(start, server, 
     n = 300
     sleeper = start(n)
     wait_for(lambda: len(server.log) > 50)
-    os.kill(sleeper.pid, signal.SIGSTOP)
     path = tmp_path / "p"
-    db = sqlite3.connect(path)
-    with db:
-        db.execute("UPDATE owners SET heartbeat = heartbeat - 27")
-    db.close()
+    assert stopped_between_writes(sleeper.pid, path)
     other = start(n)
     other.join(60)
     assert other.exitcode == 0
@@ -240,6 +236,23 @@ def test_a_process_that_stands_still_is_waited_for_and_then_left(start, server, 
     sleeper.join(60)
     assert sleeper.exitcode == 0
     check_final(path, server.url, n)
+
+
+def stopped_between_writes(pid: int, path: Path) -> bool:
+    """Stop a process and age its heartbeat; in the middle of a write nobody else can write."""
+    for _ in range(50):
+        os.kill(pid, signal.SIGSTOP)
+        db = sqlite3.connect(path, timeout=0.2)
+        try:
+            with db:
+                db.execute("UPDATE owners SET heartbeat = heartbeat - 27")
+            return True
+        except sqlite3.OperationalError:
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(0.01)
+        finally:
+            db.close()
+    return False
 
 
 def check_final_allowing_leases(path: Path, n: int) -> bool:
