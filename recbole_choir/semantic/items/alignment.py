@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -116,7 +118,7 @@ class AlignedHead:
 
         head = self._fitted()
         parts = []
-        with torch.no_grad():
+        with torch.no_grad(), _one_thread():
             for start in range(0, max(len(x), 1), _BATCH):
                 part = torch.from_numpy(np.ascontiguousarray(x[start : start + _BATCH]))
                 parts.append(head({"sentence_embedding": part})["sentence_embedding"].numpy())
@@ -145,7 +147,7 @@ class AlignedHead:
             rates = hit_rates(self.project(x), valid, held, train)
             return None if rates is None else (rates.hit_rate_30, -rates.mean_rank)
 
-        with contrastive.one_thread():
+        with _one_thread():
             return contrastive.train(
                 model,
                 train,
@@ -174,3 +176,16 @@ class AlignedHead:
         head = ProjectionHead(weight, bias)
         head.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
         return head
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Small layers gain nothing by more, and their sums then do not depend on the number."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -333,17 +333,6 @@ class _KeepBest(TrainerCallback):
         return {name: value.clone() for name, value in trained_state(self.model).items()}
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Small layers gain nothing by more, and their sums then do not depend on the number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """The parameters that training changes, by name."""
     return {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
