@@ -12,6 +12,7 @@ from recbole.data.interaction import Interaction
 from recbole_choir.errors import ConfigError
 from recbole_choir.model.context_aware_recommender.base import Base
 from recbole_choir.model.context_aware_recommender.coldtransformer import ColdTransformer
+from recbole_choir.model.layers.byte_dropout import ByteDropout
 from recbole_choir.model.layers.sequence_transformer import SequenceTransformer, recency
 
 
@@ -58,7 +59,8 @@ def test_a_block_by_hand() -> None:
     tokens, mask = torch.randn(1, 3, 4), torch.tensor([[True, True, False]])
     x = tokens[0, :2] + layer.positions[[1, 0]]
     block = layer.blocks[0]
-    q, k, v = block.attention.project(x).chunk(3, dim=1)
+    q = block.attention.query(x)
+    k, v = block.attention.key_value(x).chunk(2, dim=1)
     heads = []
     for h in (slice(0, 2), slice(2, 4)):
         weights = torch.softmax(q[:, h] @ k[:, h].T / 2**0.5, dim=1)
@@ -79,6 +81,39 @@ def test_a_causal_state_knows_nothing_newer() -> None:
     a, b = layer(tokens, mask), layer(other, mask)
     assert torch.equal(a[:, :3], b[:, :3])
     assert not torch.allclose(a[:, 3:], b[:, 3:])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_the_newest_state_alone_is_the_same(causal: bool, norm_first: bool) -> None:
+    torch.manual_seed(0)
+    layer = SequenceTransformer(4, 5, 2, 2, 6, 0.0, norm_first=norm_first, causal=causal)
+    tokens = torch.randn(4, 5, 4)
+    mask = torch.arange(5) < torch.tensor([[5], [3], [1], [0]])
+    newest, states = layer.newest(tokens, mask), layer(tokens, mask)
+    expected = torch.stack([states[0, 4], states[1, 2], states[2, 0], torch.zeros(4)])
+    torch.testing.assert_close(newest, expected)
+
+
+def test_dropout_by_bytes() -> None:
+    torch.manual_seed(0)
+    x = torch.ones(1000, 300, requires_grad=True)
+    for prob, kept in ((0.5, 128), (0.1, 230)):
+        layer = ByteDropout(prob)
+        out = layer(x)
+        torch.testing.assert_close(out.unique(), torch.tensor([0.0, 256 / kept]))
+        share = (out > 0).float().mean().item()
+        assert abs(share - kept / 256) < 0.005
+        assert abs(out.mean().item() - 1) < 0.01
+        (grad,) = torch.autograd.grad(out.sum(), x)
+        assert torch.equal(grad, out)
+        torch.manual_seed(1)
+        again = layer(x)
+        torch.manual_seed(1)
+        assert torch.equal(layer(x), again)
+        assert layer.eval()(x) is x
+    assert ByteDropout(0.0)(x) is x
+    assert ByteDropout(0.5)(torch.ones(3, 0, 5)).shape == (3, 0, 5)
 
 
 def test_an_older_past_does_not_move_positions() -> None:

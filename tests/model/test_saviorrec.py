@@ -94,10 +94,8 @@ def test_candidate_and_history_are_embedded_alike(helpers) -> None:
 def test_weights_and_values_of_each_direction(helpers) -> None:
     model, batch = savior(helpers), helpers.batch()
     with torch.no_grad():
-        for attention in (
-            model.modal_attention, model.modal_to_behaviour, model.behaviour_to_modal,
-        ):  # fmt: skip
-            attention.query.weight.normal_(std=0.3)
+        for weight in model.attention.parameters():
+            weight.normal_(std=0.3)
     found = modal_inputs(model, batch)
     snapshot, history = batch["snapshot"], batch["hist_items"]
     t = model.modal(batch["item_id"], snapshot)
@@ -106,16 +104,16 @@ def test_weights_and_values_of_each_direction(helpers) -> None:
     x, x_j = items.lookup(batch["item_id"]), items.lookup(history)
 
     def attend(attention: Any, q: Any, k: Any, v: Any) -> torch.Tensor:
-        projected = q @ attention.query.weight.T
+        projected = q @ attention.weight.T
         scores = (k * projected.unsqueeze(1)).sum(-1) / k.shape[-1] ** 0.5
         weights = torch.softmax(scores.masked_fill(history == 0, -1e30), dim=1) * (history > 0)
         return (weights.unsqueeze(-1) * v).sum(1)
 
     expected = [
         t,
-        attend(model.modal_attention, t, t_j, t_j),
-        attend(model.modal_to_behaviour, t, t_j, x_j),
-        attend(model.behaviour_to_modal, x, x_j, t_j),
+        attend(model.attention.modal, t, t_j, t_j),
+        attend(model.attention.modal_to_behaviour, t, t_j, x_j),
+        attend(model.attention.behaviour_to_modal, x, x_j, t_j),
     ]
     torch.testing.assert_close(found, torch.cat(expected, dim=1))
 
@@ -123,14 +121,25 @@ def test_weights_and_values_of_each_direction(helpers) -> None:
 def test_modal_to_behaviour_does_not_weigh_by_ids(helpers) -> None:
     model, batch = savior(helpers), helpers.batch()
     weights: list[torch.Tensor] = []
-    for attention in (model.modal_to_behaviour, model.behaviour_to_modal):
-        attention.register_forward_hook(lambda *a: weights.append(a[2].weights))
+    model.attention.register_forward_hook(lambda *a: weights.append(a[2].weights))
     modal_inputs(model, batch)
     with torch.no_grad():
         model.item_encoder.id_table.weight[1:].normal_()
     modal_inputs(model, batch)
-    assert torch.equal(weights[0], weights[2])
-    assert not torch.allclose(weights[1], weights[3])
+    before, after = weights
+    assert torch.equal(before[:, :2], after[:, :2])
+    assert not torch.allclose(before[:, 2], after[:, 2])
+    assert torch.equal(before.sum(1)[batch["hist_items"] == 0].unique(), torch.tensor([0.0]))
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_content": False, "use_codes": False}])
+def test_large_vocabularies_score_the_same(helpers, settings: dict) -> None:
+    """Tokens made once for all items, or one by one where there are more items than lookups."""
+    model, batch = savior(helpers, **settings), helpers.batch()
+    few = Interaction({k: v[:8] for k, v in batch.interaction.items()})
+    assert model.item_tokens(batch).table is not None
+    assert settings or model.item_tokens(few).table is None
+    torch.testing.assert_close(model(few), model(batch)[:8], rtol=0, atol=1e-6)
 
 
 def test_an_empty_sequence_pools_to_zero() -> None:

@@ -100,6 +100,21 @@ def test_fused_gradcheck_with_an_empty_row() -> None:
     assert torch.autograd.gradcheck(lambda q, t: dot_pooling(q, t, index, mask)[0], (query, table))
 
 
+def test_several_queries_are_as_many_poolings() -> None:
+    torch.manual_seed(0)
+    index, mask = torch.randint(0, 6, (5, 4)), torch.rand(5, 4) < 0.7
+    queries = torch.randn(5, 3, 2, dtype=torch.float64, requires_grad=True)
+    table = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
+    pooled, weights = dot_pooling(queries, table, index, mask)
+    for h in range(3):
+        one, alpha = dot_pooling(queries[:, h], table, index, mask)
+        torch.testing.assert_close(pooled[:, [h, 3]], one)
+        torch.testing.assert_close(weights[:, h], alpha)
+    assert torch.autograd.gradcheck(
+        lambda q, t: dot_pooling(q, t, index, mask)[0], (queries, table)
+    )
+
+
 def test_an_empty_batch_is_allowed() -> None:
     pooled, weights = dot_pooling(
         torch.zeros(0, 2), torch.zeros(3, 2), torch.zeros(0, 4, dtype=torch.long),

@@ -14,6 +14,7 @@ from recbole_choir.model.context_aware_recommender.base import Base
 from recbole_choir.model.layers.dot_pooling import masked_mean_weights
 from recbole_choir.model.layers.field_embedding import ItemTokens
 from recbole_choir.model.layers.further_inputs import FurtherInputs
+from recbole_choir.model.layers.lookup import gather_rows
 from recbole_choir.model.layers.mlp import MLP, linear
 from recbole_choir.model.layers.sequence_transformer import SequenceTransformer
 from recbole_choir.model.layers.to_front import to_front
@@ -81,7 +82,7 @@ class ColdTransformer(Base):
                 "got False"
             )
         self.n_fields = 1 + len(self.inputs_schema.user_attrs)
-        size, n_heads = read_size(config, "ct_size", 32), read_size(config, "ct_heads", 2)
+        size, n_heads = read_size(config, "ct_size", 16), read_size(config, "ct_heads", 2)
         if size % n_heads:
             raise ConfigError(f"ct_size: expected a multiple of ct_heads ({n_heads}), got {size}")
         self.project = nn.Parameter(linear(self.item_encoder.width, size).weight.detach())
@@ -125,18 +126,21 @@ class ColdTransformer(Base):
         return super().item_tokens(interaction, extra_lookups + sequence)
 
     def fused(self, interaction: Interaction) -> tuple[torch.Tensor, torch.Tensor]:
-        """Items and labels (int64) ``[B, L]`` of the fused sequences, items in front."""
+        """Items and labels (float) ``[B, L]`` of the fused sequences, items in front."""
         if self.positives_only:
             (items,) = to_front(interaction[fields.HIST_ITEMS])
-            return items, torch.ones_like(items)
+            return items, torch.ones_like(items, dtype=torch.float32)
         items, labels = to_front(interaction[LABELLED_ITEMS], interaction[fields.HIST_LABELS])
-        return items, labels.long()
+        return items, labels
 
     def context(self, interaction: Interaction, items: ItemTokens) -> torch.Tensor:
         """``c`` ``[B, d]``; the zero vector for a user without a sequence."""
         sequence, label = self.fused(interaction)
         mask = sequence > 0
-        z = items.lookup(sequence) @ self.project.T + self.labels[label]  # [B, L, d]
+        table, index = items.rows(sequence)
+        negative, positive = self.labels
+        encoded = negative + label.unsqueeze(-1) * (positive - negative)
+        z = gather_rows(table @ self.project.T, index) + encoded  # [B, L, d]
         states = self.encoder(z, mask)
         mean = masked_mean_weights(mask, states.dtype).unsqueeze(1)
         return torch.bmm(mean, states).squeeze(1)

@@ -21,7 +21,7 @@ from recbole_choir.model.layers.host_generator import HostGenerator
 from recbole_choir.model.layers.mlp import linear
 from recbole_choir.model.layers.sequence_transformer import SequenceTransformer, recency
 from recbole_choir.model.layers.tail_rows import TailRows
-from recbole_choir.model.layers.to_front import last_valid, to_front
+from recbole_choir.model.layers.to_front import to_front
 from recbole_choir.model.settings import ConfigLike, read_bool, read_number, read_size
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class MELT(Base):
         bought = train.take(train.label > 0)
         longest = self.history_length
         self.users = HeadSide(activity.tail_user, activity.user_rows, bought.user, 2, longest - 2)
-        self.users_per_step = read_size(config, "melt_users_per_step", 256)
+        self.users_per_step = read_size(config, "melt_users_per_step", 128)
         self.draws = HostGenerator(seed)
         if self.lambda_item == 0:
             return
@@ -130,7 +130,7 @@ class MELT(Base):
                 "MELT: expected head items with histories before their training positives, got "
                 "none (tail_item says who is tail; melt_lambda_item: 0 needs no head items)"
             )
-        budget = read_size(config, "melt_contexts_per_step", 512)
+        budget = read_size(config, "melt_contexts_per_step", 256)
         self.draw = ContextDraw(head, min(limit, self.items.threshold), budget, seed)
         self._keep("pool", rows.history.items)
         self._keep("ranges_head", torch.stack([head.start, head.end]))
@@ -149,7 +149,7 @@ class MELT(Base):
         """``f`` ``[B, d]`` of histories ``[B, L]``; the zero vector for an empty one."""
         (items,) = to_front(history)
         mask = items > 0
-        return last_valid(self.sequence(self.item_encoder.id_table(items), mask), mask)
+        return self.sequence.newest(self.item_encoder.id_table(items), mask)
 
     def context_states(self, ranges: torch.Tensor) -> torch.Tensor:
         """``f`` ``[B, d]`` of contexts, ranges ``[2, B]`` of the pool."""

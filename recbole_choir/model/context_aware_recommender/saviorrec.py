@@ -10,7 +10,7 @@ from recbole_choir.data import fields
 from recbole_choir.errors import ConfigError
 from recbole_choir.model.base_recommender import Features
 from recbole_choir.model.context_aware_recommender.base_mm import BaseMM
-from recbole_choir.model.layers.cross_attention import CrossAttention
+from recbole_choir.model.layers.bidirectional_attention import BidirectionalAttention
 from recbole_choir.model.layers.field_embedding import ItemTokens
 from recbole_choir.model.layers.further_inputs import FurtherInputs
 from recbole_choir.model.layers.modal_embedding import ModalEmbedding
@@ -58,7 +58,7 @@ class SaviorRec(BaseMM):
         use_mba = read_bool(config, "savior_mba", True)
         use_attention = read_bool(config, "savior_attention", True)
         self.modal: ModalEmbedding | None = None
-        self.modal_attention: CrossAttention | None = None
+        self.attention: BidirectionalAttention | None = None
         if not (use_mba or use_attention):
             return
         items = dataset.model_inputs.items
@@ -74,11 +74,10 @@ class SaviorRec(BaseMM):
         )
         width = size
         if use_attention:
+            behaviour = self.item_encoder.width
             scale = read_bool(config, "att_scale", True)
-            self.modal_attention = CrossAttention(size, scale)
-            self.modal_to_behaviour = CrossAttention(size, scale)
-            self.behaviour_to_modal = CrossAttention(self.item_encoder.width, scale)
-            width += 2 * size + self.item_encoder.width
+            self.attention = BidirectionalAttention(size, behaviour, scale)
+            width += 2 * size + behaviour
         self.further = FurtherInputs(width, self.widths[0], self.h0_width)
 
     @classmethod
@@ -102,16 +101,28 @@ class SaviorRec(BaseMM):
         """
         snapshot, history = self._snapshot(interaction), interaction[fields.HIST_ITEMS]
         target = modal(interaction[self.ITEM_ID], snapshot)  # [B, d_m]
-        if self.modal_attention is None:
+        if self.attention is None:
             return target
-        sequence = modal(history, snapshot.unsqueeze(1).expand_as(history))  # [B, L, d_m]
-        behaviour, mask = items.lookup(history), history > 0  # [B, L, D]
-        attended = (
-            self.modal_attention(target, sequence, sequence, mask),
-            self.modal_to_behaviour(target, sequence, behaviour, mask),
-            self.behaviour_to_modal(features.item_token, behaviour, sequence, mask),
-        )
-        return torch.cat([target, *(a.pooled for a in attended)], dim=-1)
+        table, index = self._side_by_side(items, history, snapshot, modal)
+        ways = self.attention(target, features.item_token, table, index, history > 0)
+        return torch.cat([target, *ways[:3]], dim=-1)
+
+    def _side_by_side(
+        self,
+        items: ItemTokens,
+        history: torch.Tensor,
+        snapshot: torch.Tensor,
+        modal: ModalEmbedding,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``[t~; x]`` ``[n, d_m + D]`` of items and the rows ``[B, L]`` of the histories in it."""
+        table, index = items.rows(history)
+        if items.table is not None and self.item_encoder.varies:  # all items at all snapshots
+            content = modal.whole().flatten(0, 1)
+        else:
+            table = items.lookup(history).flatten(0, 1)  # [B L, D]
+            index = torch.arange(history.numel(), device=history.device).view(history.shape)
+            content = modal(history, snapshot.unsqueeze(1).expand_as(history)).flatten(0, 1)
+        return torch.cat([content, table], dim=-1), index
 
     def forward(self, interaction: Interaction) -> torch.Tensor:
         """Logit ``[B]`` of each row."""

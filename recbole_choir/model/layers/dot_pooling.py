@@ -15,7 +15,7 @@ def masked_softmax(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Softmax over the valid slots of each row; a row without any gets zeros, never NaN.
 
     Args:
-        scores: ``[B, L]``.
+        scores: ``[B, L]``, or any shape that the mask broadcasts to.
         mask: bool ``[B, L]``, True on valid slots.
     """
     lowest = torch.finfo(scores.dtype).min
@@ -44,10 +44,10 @@ def _gather(table: torch.Tensor, index: torch.Tensor, buffer: torch.Tensor) -> t
 
 
 class _DotPooling(torch.autograd.Function):
-    """Lookup, scores, softmax and both weighted sums as one node.
+    """Lookup, scores, softmax and all weighted sums as one node, for H queries a row.
 
     Left to autograd, the backward pass makes four tensors of the keys' size ``[B, L, D]`` and
-    adds them up; here they are one product of ``[B, L, 3]`` and ``[B, 3, D]``::
+    adds them up; here they are one product of ``[B, L, 2 H + 1]`` and ``[B, 2 H + 1, D]``::
 
         d keys = d score (x) q + alpha (x) d s + mean (x) d m
 
@@ -65,14 +65,15 @@ class _DotPooling(torch.autograd.Function):
         for start in range(0, max(1, index.shape[0]), step):
             rows = slice(start, start + step)
             keys = _gather(table, index[rows], buffer)  # [b, L, D]
-            # Written [b, 1, D] x [b, D, L]: keys x query is seven times slower on the CPU.
-            scores = torch.bmm(query[rows].unsqueeze(1), keys.transpose(1, 2)).squeeze(1)
-            both = torch.stack([masked_softmax(scores, mask[rows]), mean[rows]], dim=1)
+            # Written [b, H, D] x [b, D, L]: keys x query is seven times slower on the CPU.
+            scores = torch.bmm(query[rows], keys.transpose(1, 2))
+            alpha = masked_softmax(scores, mask[rows].unsqueeze(1))
+            both = torch.cat([alpha, mean[rows].unsqueeze(1)], dim=1)
             weights.append(both)
             pooled.append(torch.bmm(both, keys))
-        both = torch.cat(weights)  # [B, 2, L]
+        both = torch.cat(weights)  # [B, H + 1, L]
         ctx.save_for_backward(query, table, index, both)
-        alpha = both[:, 0]
+        alpha = both[:, :-1]
         ctx.mark_non_differentiable(alpha)
         return torch.cat(pooled), alpha
 
@@ -89,13 +90,13 @@ class _DotPooling(torch.autograd.Function):
         buffer, d_buffer = table.new_empty(2, step * index.shape[1], width)
         for start in range(0, index.shape[0], step):
             rows = slice(start, start + step)
-            keys, alpha, g = _gather(table, index[rows], buffer), both[rows, :1], grad[rows]
-            d_alpha = torch.bmm(g[:, :1], keys.transpose(1, 2))  # [b, 1, L]
+            keys, alpha, g = _gather(table, index[rows], buffer), both[rows, :-1], grad[rows]
+            d_alpha = torch.bmm(g[:, :-1], keys.transpose(1, 2))  # [b, H, L]
             # Softmax; a padded slot has alpha 0 and so gets exactly 0.
             d_score = alpha * (d_alpha - (d_alpha * alpha).sum(-1, keepdim=True))
-            d_query[rows] = torch.bmm(d_score, keys).squeeze(1)
-            left = torch.cat([d_score, both[rows]], dim=1)  # [b, 3, L]
-            right = torch.cat([query[rows].unsqueeze(1), g], dim=1)  # [b, 3, D]
+            d_query[rows] = torch.bmm(d_score, keys)
+            left = torch.cat([d_score, both[rows]], dim=1)  # [b, 2 H + 1, L]
+            right = torch.cat([query[rows], g], dim=1)  # [b, 2 H + 1, D]
             d_keys = d_buffer[: keys.shape[0] * keys.shape[1]].view(keys.shape)
             torch.bmm(left.transpose(1, 2), right, out=d_keys)  # [b, L, D]
             if on_cpu:
@@ -112,15 +113,16 @@ def dot_pooling(
     """Pool ``k_j = table[index_j]`` by ``softmax_j(<q, k_j>)`` and by their mean.
 
     Args:
-        query: ``[B, D]``, already projected and scaled.
+        query: ``[B, D]``, already projected and scaled, or ``[B, H, D]`` for several of them.
         table: ``[n, D]``.
         index: Integer ``[B, L]``.
         mask: bool ``[B, L]``, True on valid slots.
 
     Returns:
         ``[B, 2, D]`` (attention, mean) and the attention weights ``[B, L]``, which carry no
-        gradient.
+        gradient; for several queries ``[B, H + 1, D]`` and ``[B, H, L]``.
     """
+    queries = query.unsqueeze(1) if query.dim() == 2 else query
     with torch.autocast(table.device.type, enabled=False):
-        pooled, weights = _DotPooling.apply(query.to(table.dtype), table, index, mask)
-    return pooled, weights
+        pooled, weights = _DotPooling.apply(queries.to(table.dtype), table, index, mask)
+    return pooled, weights.squeeze(1) if query.dim() == 2 else weights

@@ -73,3 +73,8 @@ class ModalEmbedding(nn.Module):
         """``t~`` ``[..., d_m]`` of ids at snapshots, both ``[...]``."""
         content = self.content(ids, snapshot)
         return content if self.delta is None else content + self.delta(ids, snapshot)
+
+    def whole(self) -> torch.Tensor:
+        """``t~`` ``[S + 1, n, d_m]`` of the whole vocabulary at all snapshots."""
+        content = self.content.whole()
+        return content if self.delta is None else content + self.delta.whole()

@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from recbole_choir.model.layers.byte_dropout import ByteDropout
+from recbole_choir.model.layers.lookup import gather_rows
 from recbole_choir.model.layers.mlp import linear
+from recbole_choir.model.layers.to_front import last_valid
+
+UNSEEN = -1e9  # added to a score: no weight, and no NaN where a row has nothing else
 
 
 def recency(mask: torch.Tensor) -> torch.Tensor:
@@ -27,26 +32,49 @@ class SelfAttention(nn.Module):
 
     Args:
         width: D, a multiple of ``n_heads``.
-        n_heads: Heads.
+        n_heads: Heads H.
         dropout: Of the attention weights.
     """
 
     def __init__(self, width: int, n_heads: int, dropout: float) -> None:
         super().__init__()
         self.n_heads = n_heads
-        self.project = linear(width, 3 * width)
+        self.query = linear(width, width)
+        self.key_value = linear(width, 2 * width)
         self.out = linear(width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ByteDropout(dropout)
+        self.factor = (width // n_heads) ** -0.5
 
-    def forward(self, x: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-        """Attend within ``[B, L, D]``; ``allowed`` bool ``[B, L, L]``: may slot i see slot j?"""
+    def _heads(self, x: torch.Tensor) -> torch.Tensor:
+        """``[B, L, D]`` to ``[B H, L, D / H]``."""
         b, length, width = x.shape
-        heads = self.project(x).view(b, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
-        q, k, v = heads.unbind(0)  # [B, H, L, D / H]
-        scores = q @ k.transpose(2, 3) * (width // self.n_heads) ** -0.5
-        scores = scores.masked_fill(~allowed.unsqueeze(1), torch.finfo(scores.dtype).min)
-        mixed = self.dropout(torch.softmax(scores, dim=-1)) @ v
-        return self.out(mixed.transpose(1, 2).reshape(b, length, width))
+        if self.n_heads == 1:
+            return x
+        split = x.view(b, length, self.n_heads, width // self.n_heads).transpose(1, 2)
+        return split.reshape(b * self.n_heads, length, -1)
+
+    def forward(self, x: torch.Tensor, over: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Attend.
+
+        Args:
+            x: ``[B, n, D]``, which attend.
+            over: ``[B, L, D]``, over which.
+            bias: Added to the scores, ``[n, L]`` or ``[B, 1, L]``.
+
+        Returns:
+            ``[B, n, D]``.
+        """
+        b, n, width = x.shape
+        q = self._heads(self.query(x) * self.factor)
+        k, v = (self._heads(part) for part in self.key_value(over).chunk(2, dim=-1))
+        if bias.dim() == 3 and self.n_heads > 1:
+            bias = bias.repeat_interleave(self.n_heads, dim=0)
+        bias = bias.clamp_min(torch.finfo(q.dtype).min / 2).to(q.dtype)
+        scores = torch.baddbmm(bias, q, k.transpose(1, 2))  # [B H, n, L]
+        mixed = torch.bmm(self.dropout(torch.softmax(scores, dim=-1)), v)
+        if self.n_heads > 1:
+            mixed = mixed.view(b, self.n_heads, n, -1).transpose(1, 2).reshape(b, n, width)
+        return self.out(mixed)
 
 
 class TransformerBlock(nn.Module):
@@ -64,19 +92,33 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.attention = SelfAttention(width, n_heads, dropout)
         self.feed_forward = nn.Sequential(
-            linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), linear(hidden, width)
+            linear(width, hidden), nn.ReLU(), ByteDropout(dropout), linear(hidden, width)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ByteDropout(dropout)
         self.norm_first = norm_first
 
-    def forward(self, x: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-        """Map ``[B, L, D]`` to the same shape; ``allowed`` as in :class:`SelfAttention`."""
+    def forward(
+        self, x: torch.Tensor, bias: torch.Tensor, newest: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Map ``[B, L, D]`` to the same shape.
+
+        Args:
+            x: ``[B, L, D]``.
+            bias: See :class:`SelfAttention`.
+            newest: bool ``[B, L]`` of valid slots: map the newest alone, to ``[B, 1, D]``.
+        """
         first, second = self.norms
+        over = first(x) if self.norm_first else x
+        queries = over
+        if newest is not None:
+            queries = last_valid(over, newest).unsqueeze(1)
+            x = last_valid(x, newest).unsqueeze(1)
+        attended = self.dropout(self.attention(queries, over, bias))
         if self.norm_first:
-            x = x + self.dropout(self.attention(first(x), allowed))
+            x = x + attended
             return x + self.dropout(self.feed_forward(second(x)))
-        x = first(x + self.dropout(self.attention(x, allowed)))
+        x = first(x + attended)
         return second(x + self.dropout(self.feed_forward(x)))
 
 
@@ -110,8 +152,22 @@ class SequenceTransformer(nn.Module):
             TransformerBlock(width, n_heads, hidden, dropout, norm_first) for _ in range(n_blocks)
         )
         self.norm = nn.LayerNorm(width) if norm_first else nn.Identity()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ByteDropout(dropout)
         self.causal = causal
+
+    def _start(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        position = recency(mask).clamp_max(len(self.positions) - 1)
+        return self.dropout(tokens + gather_rows(self.positions, position))
+
+    def _padding(self, mask: torch.Tensor) -> torch.Tensor:
+        return (~mask).unsqueeze(1) * UNSEEN  # [B, 1, L]
+
+    def _bias(self, mask: torch.Tensor) -> torch.Tensor:
+        if not self.causal:
+            return self._padding(mask)
+        # Padding stands behind: nothing valid sees it.
+        length = mask.shape[1]
+        return torch.full((length, length), UNSEEN, device=mask.device).triu(1)
 
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Encode.
@@ -123,14 +179,23 @@ class SequenceTransformer(nn.Module):
         Returns:
             States ``[B, L, D]``; zeros on padding.
         """
-        position = recency(mask).clamp_max(len(self.positions) - 1)
-        x = self.dropout(tokens + self.positions[position])
-        length = mask.shape[1]
-        allowed = mask.unsqueeze(1).expand(-1, length, -1)  # [B, L, L]
-        if self.causal:
-            allowed = allowed & torch.ones_like(allowed[0]).tril()
-        # A padded slot sees itself: a softmax over nothing would be NaN.
-        allowed = allowed | torch.eye(length, dtype=torch.bool, device=mask.device)
+        x, bias = self._start(tokens, mask), self._bias(mask)
         for block in self.blocks:
-            x = block(x, allowed)
+            x = block(x, bias)
         return self.norm(x) * mask.unsqueeze(-1)
+
+    def newest(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The state ``[B, D]`` of the newest slot: the last block is computed for it alone.
+
+        Args:
+            tokens, mask: See :meth:`forward`.
+
+        Returns:
+            Zeros for a row without a valid slot.
+        """
+        x, bias = self._start(tokens, mask), self._bias(mask)
+        *blocks, last = self.blocks
+        for block in blocks:
+            x = block(x, bias)
+        x = last(x, self._padding(mask), mask)  # the newest sees all that is valid
+        return self.norm(x).squeeze(1) * mask.any(1, keepdim=True)
