@@ -351,9 +351,11 @@ class ProfileStore:
             self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         db = self._connection
+        db.execute("BEGIN")  # all three of one moment: another process may be making the file
+        (n_tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         (application,) = db.execute("PRAGMA application_id").fetchone()
         (version,) = db.execute("PRAGMA user_version").fetchone()
-        (n_tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        db.execute("COMMIT")
         if n_tables and (application != _APPLICATION or version != _VERSION):
             raise DataError(
                 f"{self.path}: expected a profile store of version {_VERSION}, got "
