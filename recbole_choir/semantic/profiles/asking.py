@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from recbole_choir.errors import ProfileError
@@ -133,13 +134,13 @@ class Asker:
         """Whether the server has answered anything since then (monotonic seconds)."""
         return self.last_answer is not None and self.last_answer >= moment
 
-    async def ask(self, item: Item, last: bool) -> Finished | None:
+    async def ask(self, item: Item, last: Callable[[], bool]) -> Finished | None:
         """Ask until there is a profile or a failure.
 
         Args:
             item: What to ask.
-            last: Whether nothing else is left to ask, so that nobody else's answer can show that
-                the server is alive.
+            last: Whether so little is left to ask that nobody else's answer will show that the
+                server is alive; looked at when the prompt is given up.
 
         Returns:
             The row for the store; None if the server failed so often at this prompt that others
@@ -166,7 +167,7 @@ class Asker:
                 return item.finished(result)
             item.attempts = item.waits = 0
 
-    async def _reply(self, item: Item, seed: int, last: bool) -> Reply:
+    async def _reply(self, item: Item, seed: int, last: Callable[[], bool]) -> Reply:
         """One try: attempts until something is answered."""
         cost = item.prompt.estimated_tokens + item.prompt.max_tokens
         while True:
@@ -208,7 +209,7 @@ class Asker:
             self.budget.settle(cost, 0, sent=False)
             raise
 
-    def _after(self, error: Transient, item: Item, last: bool) -> float:
+    def _after(self, error: Transient, item: Item, last: Callable[[], bool]) -> float:
         """What to do after a fault: seconds to wait before the next attempt.
 
         Raises:
@@ -236,7 +237,7 @@ class Asker:
         waited = item.waits >= _WAITS_PER_ATTEMPT * self.settings.attempts
         if waited or item.attempts >= self.settings.attempts:
             alive = self.answered_since(item.first_attempt)
-            at_the_end = last and self.last_answer is not None
+            at_the_end = self.last_answer is not None and last()
             raise _GivenUp(error.detail, verdict=alive or at_the_end)
         if error.retry_after is not None:
             self._paused_until = max(self._paused_until, now + error.retry_after)

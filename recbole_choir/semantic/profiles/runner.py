@@ -173,6 +173,7 @@ class _Run:
         self.queue: asyncio.Queue[Item | None] = asyncio.Queue(maxsize=self.width)
         self.parked: deque[Item] = deque()
         self.drained = False
+        self.asked = 0
         workers = [asyncio.create_task(self._work()) for _ in range(self.width)]
         return [asyncio.create_task(self._produce()), *workers]
 
@@ -184,16 +185,26 @@ class _Run:
 
     async def _work(self) -> None:
         while (item := await self._next()) is not None:
+            self.asked += 1
             try:
-                row = await self.asker.ask(item, last=self._nothing_queued)
+                row = await self.asker.ask(item, last=self._few_left)
             except BudgetSpent as error:
                 self._stop(str(error))
                 continue
+            finally:
+                self.asked -= 1
             if row is None:
                 self.parked.append(item)
             else:
                 await self._take(row)
             self._count(self.asker)
+
+    def _few_left(self) -> bool:
+        """Whether no more is left than is asked at once.
+
+        Only then does a server that fails blame the prompts: with more left, it is dead.
+        """
+        return self._nothing_queued and self.asked + len(self.parked) <= self.width
 
     @property
     def _nothing_queued(self) -> bool:
