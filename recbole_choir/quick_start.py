@@ -22,6 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from recbole_choir.analysis import record as records
 from recbole_choir.analysis.report import console_report
 from recbole_choir.evaluator import Segments
+from recbole_choir.evaluator.norms import norms_by_activity
 from recbole_choir.integration import (
     ChoirConfig,
     create_dataset,
@@ -32,6 +33,7 @@ from recbole_choir.integration import (
     init_logging,
     init_seed,
 )
+from recbole_choir.integration.user_vectors import user_vectors
 from recbole_choir.integration.warm_start import warm_start
 from recbole_choir.sources import ensure_atomic_files, ensure_semantic_table
 
@@ -145,6 +147,8 @@ def _prepare_train_test(config: ChoirConfig) -> dict[str, Any]:
         predictions.scores,
         weighting=config["gauc_weighting"],
     )
+    vectors = user_vectors(model, data.uid_field)
+    user_rows = np.bincount(users, minlength=data.user_num)
     finished = time.perf_counter()
 
     plain = records.without_machine(config.plain())
@@ -155,6 +159,7 @@ def _prepare_train_test(config: ChoirConfig) -> dict[str, Any]:
         "seed": config["seed"],
         "name": config["run_name"] or config["model"],
         "time": records.now(),
+        "asked": _asked(config),
         "config": plain,
         "config_hash": records.config_hash(plain),
         "rows": data.split_sizes(),
@@ -166,6 +171,7 @@ def _prepare_train_test(config: ChoirConfig) -> dict[str, Any]:
         "test": dict(test_result),
         "segments": report,
         "history": trainer.history,
+        "user_norms": None if vectors is None else norms_by_activity(vectors, user_rows),
         "seconds": {
             "prepare": round(prepared - started, 2),
             "train": round(trained - prepared, 2),
@@ -245,6 +251,15 @@ def train_id_vectors(config: ChoirConfig, before: float) -> Path:
     )
     os.replace(temporary, out)
     return out
+
+
+def _asked(config: ChoirConfig) -> dict[str, Any]:
+    """What the user gave beyond model, dataset and seed; a folder on his machine by its name."""
+    plain = config.plain()
+    given = {key: plain[key] for key in config.external_config_dict if key in plain}
+    for key in ("model", "dataset", "seed"):
+        given.pop(key, None)
+    return records.without_machine(given)
 
 
 def _parameter_count(model: Any) -> int | None:

@@ -166,3 +166,17 @@ def test_two_processes(tmp_path: Path) -> None:
     assert two["record"]["segments"]["all"]["rows"] == one["record"]["segments"]["all"]["rows"]
     # Dropout draws differ between one and two processes, so the weights differ a little.
     assert two["test_result"]["auc"] == pytest.approx(one["test_result"]["auc"], abs=0.05)
+
+
+@pytest.mark.parametrize("model", ["ChoirRec", "DeepFM"])
+def test_record_says_how_long_the_vectors_of_users_are(tmp_path: Path, model: str) -> None:
+    record = run(model, "ml-100k", config_dict=settings(tmp_path, learning_rate=0.02))["record"]
+    norms = record["user_norms"]
+    assert {"new", "level_1", "level_5"} <= set(norms)
+    counts = [norms[f"level_{k}"]["users"] for k in range(1, 6)]
+    assert max(counts) - min(counts) <= 1
+    assert 0 < norms["level_1"]["rows_to"] <= norms["level_5"]["rows_from"]
+    assert all(part["low"] <= part["median"] <= part["high"] for part in norms.values())
+    assert norms["new"]["rows_to"] == 0
+    assert record["asked"]["learning_rate"] == 0.02
+    assert "seed" not in record["asked"]
