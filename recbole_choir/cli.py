@@ -16,7 +16,7 @@ USAGE = """\
 usage: run_recbole_choir.py --model=MODEL [--dataset=DATASET]
                             [--config_files="a.yaml b.yaml"] [--key=value ...]
        recbole-choir study FILE --out FOLDER    many runs from one YAML file; see study --help
-       recbole-choir compare --out FOLDER       groupings of a dataset compared; see compare --help
+       recbole-choir groups --out FOLDER        groupings of a dataset compared; see groups --help
 
   --model=ChoirRec         a model of this package or any context-aware model of RecBole,
                            LightGBM or XGBoost; --list shows them all
@@ -30,16 +30,16 @@ usage: run_recbole_choir.py --model=MODEL [--dataset=DATASET]
 """
 
 
-def _compare(argv: Sequence[str]) -> int:
+def _groups(argv: Sequence[str]) -> int:
     # The offline half costs seconds to import (faiss, scikit-learn); a run may need none of it.
-    from recbole_choir.analysis.compare_groups import main as compare_main
+    from recbole_choir.analysis.compare_groups import main as groups_main
 
-    return compare_main(argv)
+    return groups_main(argv)
 
 
 COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "study": study_main,
-    "compare": _compare,
+    "groups": _groups,
 }
 
 

@@ -1,4 +1,4 @@
-"""``recbole-choir compare``: groupings of one dataset, and what models gain by them."""
+"""``recbole-choir groups``: groupings of one dataset, and what models gain by them."""
 
 from __future__ import annotations
 
@@ -107,9 +107,9 @@ def _downstream(study: Path, dataset: str) -> dict[str, dict[str, str]]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """``recbole-choir compare --dataset=NAME --out FOLDER [--study FOLDER] [--key=value ...]``."""
+    """``recbole-choir groups --dataset=NAME --out FOLDER [--study FOLDER] [--key=value ...]``."""
     parser = argparse.ArgumentParser(
-        prog="recbole-choir compare",
+        prog="recbole-choir groups",
         description=__doc__,
         epilog="Any other --key=value is a key of a run's configuration.",
         allow_abbrev=False,

@@ -1,4 +1,4 @@
-"""``recbole-choir compare`` on a slice of ml-100k, joined with the records of a study."""
+"""``recbole-choir groups`` on a slice of ml-100k, joined with the records of a study."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def record(folder: Path, cell: str, seed: int, gauc: float, dataset: str = "ml-1
 
 def arguments(folder: Path, *more: str) -> list[str]:
     return [
-        *("compare", "--dataset=ml-100k", "--out", str(folder / "out")),
+        *("groups", "--dataset=ml-100k", "--out", str(folder / "out")),
         *("--recipes", "by taste=behaviour", "by chance=random"),
         *more,
         *("--val_interval={timestamp: '(-inf,876000000)'}", "--show_progress=false"),
@@ -60,5 +60,5 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     empty.mkdir()
     assert main(arguments(tmp_path, "--no-user-ids", "--study", str(empty))) == 2
     assert "expected records of dataset 'ml-100k'" in capsys.readouterr().err
-    assert main(["compare", "--out", str(tmp_path), "--recipes", "behavior"]) == 2
+    assert main(["groups", "--out", str(tmp_path), "--recipes", "behavior"]) == 2
     assert "did you mean 'behaviour'" in capsys.readouterr().err
