@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -34,14 +33,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from tqdm import tqdm
 
-from recbole_choir import quick_start
 from recbole_choir.analysis import record as records
 from recbole_choir.analysis.differences import write_differences
 from recbole_choir.analysis.ensemble import average_pair
+from recbole_choir.analysis.runs import Run, execute, finished, write_failure
 from recbole_choir.analysis.tables import SEGMENTS, markdown_tables
 from recbole_choir.errors import ConfigError, nearest
 
@@ -49,24 +47,6 @@ STUDY_KEYS = {"name", "datasets", "seeds", "tune", "common", "cells", "averages"
 
 
 CELL_KEYS = {"name", "model", "config", "control"}
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run of a study: a cell on a dataset with a seed and a point of the grid."""
-
-    cell: str
-    model: str
-    dataset: str
-    seed: int
-    config: dict[str, Any] = field(hash=False)
-    role: str = "seed"  # "tune" while choosing on validation, "seed" for the table
-
-    def key(self) -> str:
-        """Name of the run's record, from everything that was asked."""
-        asked = [self.model, self.dataset, self.seed, self.config]
-        digest = records.config_hash({"asked": asked})
-        return f"{self.dataset}-{records.file_name(self.cell)}-{self.seed}-{digest}"
 
 
 @dataclass(frozen=True)
@@ -156,41 +136,8 @@ class Study:
             yield Run(cell["name"], cell["model"], dataset, seed, config)
 
 
-def _execute(run: Run, out: str, threads: int) -> None:
-    """Run in a fresh process and leave a record."""
-    torch.set_num_threads(threads)
-    path = Path(out) / f"{run.key()}.json"
-    config = {
-        **run.config,
-        "seed": run.seed,
-        "run_name": run.cell,
-        "show_progress": False,
-        "state": "WARNING",
-        "quiet": True,
-        "record_dir": str(Path(out) / "runs"),
-        "save_predictions": run.role == "seed",
-    }
-    result = quick_start.run(run.model, run.dataset, config_dict=config)
-    source = Path(result["record_path"])
-    if source.with_suffix(".npz").exists():
-        os.replace(source.with_suffix(".npz"), path.with_suffix(".npz"))
-    source.unlink()
-    records.write_json(path, {**result["record"], **_asked(run)})
-
-
-def _asked(run: Run) -> dict[str, Any]:
-    return {
-        "cell": run.cell,
-        "model": run.model,
-        "dataset": run.dataset,
-        "seed": run.seed,
-        "role": run.role,
-        "asked": run.config,
-    }
-
-
 def _run_all(runs: Sequence[Run], out: Path, workers: int, threads: int) -> None:
-    missing = [r for r in runs if not _finished(out / f"{r.key()}.json")]
+    missing = [r for r in runs if not finished(r, out)]
     if not missing:
         return
     context = get_context("spawn")
@@ -199,19 +146,15 @@ def _run_all(runs: Sequence[Run], out: Path, workers: int, threads: int) -> None
         ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool,
         tqdm(total=len(missing), desc="runs") as bar,
     ):
-        futures = {pool.submit(_execute, run, str(out), threads): run for run in missing}
+        futures = {pool.submit(execute, run, str(out), threads): run for run in missing}
         for future in as_completed(futures):
             run, error = futures[future], future.exception()
             bar.set_postfix_str(run.cell)
             bar.update()
             if error is not None:  # a failed cell is shown in the tables, never skipped
                 message = f"{type(error).__name__}: {error}"
-                records.write_json(out / f"{run.key()}.json", {**_asked(run), "error": message})
+                write_failure(run, out, message)
                 tqdm.write(f"failed: {run.key()}: {message}")
-
-
-def _finished(path: Path) -> bool:
-    return path.exists() and "error" not in records.read_json(path)
 
 
 def choose(study: Study, out: Path) -> dict[tuple[str, str], dict[str, Any]]:
@@ -264,7 +207,7 @@ def run_study(path: Path, out: Path, workers: int = 1, threads: int = 1) -> Path
     runs = list(study.seed_runs(chosen))
     _run_all(runs, out, workers, threads)
     average_records(study, runs, out)
-    if all(_finished(out / f"{r.key()}.json") for r in runs):
+    if all(finished(r, out) for r in runs):
         write_differences(out, study.pairs(), study.compared)
     return out
 
