@@ -26,6 +26,7 @@ CANDIDATES: Final = (
     "template + MiniLM=embedded",
     "text parts=text_parts",
     "SmolLM2 + MiniLM=local_llm",
+    "aligned=aligned",
     "behaviour=behaviour",
     "random=random",
 )
