@@ -132,6 +132,11 @@ def ensure_semantic_table(
         path = id_vectors(config, float(first))
         overrides |= {"input": "id_embedding", "id_embedding_path": str(path)}
     recipe = semantic.load_recipe(config["semantic_recipe"], overrides)
+    if recipe.soft is None and dataset.needs_soft_groups():
+        raise ConfigError(
+            "semantic_recipe: expected a recipe with soft groups (soft, soft_prototypes), got "
+            f"'{config['semantic_recipe']}': the model reads lifts or own scores of them"
+        )
     prepared = semantic.prepare_frames(*frames)
     key = semantic.prepared_key(prepared, recipe)
     folder = Path(config["semantic_dir"]) / f"{config['dataset']}-{recipe.input}-{key}"

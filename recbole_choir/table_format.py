@@ -7,6 +7,8 @@ A table is a folder::
     groups.parquet         snapshot, group_id, level, size, n_events, attr_<field> .., sequence
     items.parquet          snapshot, item_id, code_1 .. code_M, group_id, vector    (optional)
     item_vectors.npy       float32 [V, d], the rows that ``vector`` counts from 0   (optional)
+    soft.parquet           snapshot, user_id, member, weight                        (optional)
+    soft_vectors.parquet   snapshot, space, side, id, vector                        (optional)
     embeddings.npy, codebooks.safetensors, item_codebooks.safetensors,
     profiles.jsonl, quality.json                                                    (optional)
 
@@ -18,6 +20,13 @@ was made from events strictly before its time.
 An item's ``group_id`` is the cluster it belongs to, ``vector`` the row of its content vector (-1:
 none). Items have levels and codewords of their own (``item_n_clusters`` in the manifest); a vector
 that stays the same over snapshots is stored once.
+
+``soft.parquet`` holds soft groups, one row a weight above 0. With ``soft: {kind: neighbours}`` in
+the manifest ``member`` is the raw id of another user, and never the user itself; with ``{kind:
+prototypes, n_prototypes: K}`` it is the number of a prototype, 0 .. K-1 as text, that means nothing
+in another snapshot, and two users count for each other by the sum of the products of their
+memberships. ``soft_vectors.parquet`` holds vectors of users and items (``side``: ``user`` or
+``item``) whose product is the user's own score of the item in a space of behaviour.
 """
 
 from __future__ import annotations
@@ -33,6 +42,8 @@ USERS: Final = "users.parquet"
 GROUPS: Final = "groups.parquet"
 ITEMS: Final = "items.parquet"
 ITEM_VECTORS: Final = "item_vectors.npy"
+SOFT: Final = "soft.parquet"
+SOFT_VECTORS: Final = "soft_vectors.parquet"
 EMBEDDINGS: Final = "embeddings.npy"
 CODEBOOKS: Final = "codebooks.safetensors"
 ITEM_CODEBOOKS: Final = "item_codebooks.safetensors"
@@ -51,6 +62,15 @@ ATTR_PREFIX: Final = "attr_"
 VECTOR: Final = "vector"
 CODE_PREFIX: Final = "code_"
 NO_CODE: Final = -1
+MEMBER: Final = "member"
+WEIGHT: Final = "weight"
+SPACE: Final = "space"
+SIDE: Final = "side"
+ID: Final = "id"
+USER_SIDE: Final = "user"
+ITEM_SIDE: Final = "item"
+NEIGHBOURS: Final = "neighbours"
+PROTOTYPES: Final = "prototypes"
 
 
 def code_column(level: int) -> str:

@@ -16,7 +16,9 @@ from recbole_choir.data.fields import (
     CROSS_STATS,
     GROUP_STATS,
     ITEM_STATS,
+    LIFTS,
     N_BUY,
+    OWN_SCORES,
     SNAPSHOT,
     USER_STATS,
 )
@@ -24,6 +26,9 @@ from recbole_choir.data.group_statistics import group_statistics, standardize_gr
 from recbole_choir.data.group_tables import GroupTables
 from recbole_choir.data.history import HistoryPool
 from recbole_choir.data.item_tables import ItemTables
+from recbole_choir.data.lifts import LiftSource, counted_until, soft_lifts
+from recbole_choir.data.own_scores import OwnVectors, own_scores
+from recbole_choir.data.soft_groups import SoftGroups
 from recbole_choir.data.split import is_time_split, time_order
 from recbole_choir.data.statistics import (
     ITEM_STAT_NAMES,
@@ -207,6 +212,56 @@ class RowInputs:
         )
         self.columns[CROSS_STATS] = standardize_cross(stats, self.parts[0])
         return stats.names
+
+    def attach_lifts(
+        self,
+        groups: SoftGroups,
+        snapshot_times: NDArray[np.float64],
+        sources: Sequence[LiftSource],
+        prior: float,
+        refresh_days: float | None = None,
+        past: Events | None = None,
+    ) -> tuple[str, ...]:
+        """Compute the lifts of the users' soft groups; :meth:`attach_snapshots` comes first.
+
+        Args:
+            groups: Weights at each snapshot.
+            snapshot_times: ``[S]``.
+            sources: What lifts are about.
+            prior: m, pseudo-purchases at the population's share.
+            refresh_days: See :func:`~.lifts.counted_until`.
+            past: As in :meth:`build`: bought, though never a row.
+
+        Returns:
+            The names of the columns.
+        """
+        until = float(self.events.time[self.parts[0]].max()) if self.scope == "train" else None
+        known = _with_past(self.counted, past, until)
+        snapshot = self.columns[SNAPSHOT]
+        lifts = soft_lifts(
+            known.take(known.label > 0),
+            self.events,
+            snapshot,
+            counted_until(self.events.time, snapshot, snapshot_times, refresh_days),
+            groups,
+            sources,
+            prior,
+        )
+        self.columns[LIFTS] = standardize_cross(lifts, self.parts[0])
+        return lifts.names
+
+    def attach_own_scores(self, spaces: Sequence[OwnVectors]) -> tuple[str, ...]:
+        """Compute the users' own as-of scores of the items; :meth:`attach_snapshots` comes first.
+
+        Args:
+            spaces: Vectors of users and items at each snapshot.
+
+        Returns:
+            The names of the columns.
+        """
+        scores = own_scores(self.events, self.columns[SNAPSHOT], spaces)
+        self.columns[OWN_SCORES] = standardize_cross(scores, self.parts[0])
+        return scores.names
 
     def of_part(self, part: int) -> dict[str, NDArray[Any]]:
         """The columns of one part's rows, in the part's order."""

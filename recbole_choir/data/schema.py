@@ -38,8 +38,8 @@ class FeatureSchema:
     Args:
         n_users, n_items: Vocabulary sizes including the padding id 0.
         user_attrs, item_attrs, contexts: Fields by their source.
-        user_stat_names, item_stat_names, group_stat_names, cross_stat_names: Columns of the as-of
-            statistics.
+        user_stat_names, item_stat_names, group_stat_names, cross_stat_names, lift_names,
+            own_score_names: Columns of the as-of statistics.
     """
 
     n_users: int
@@ -51,6 +51,8 @@ class FeatureSchema:
     item_stat_names: tuple[str, ...] = ()
     group_stat_names: tuple[str, ...] = ()
     cross_stat_names: tuple[str, ...] = ()
+    lift_names: tuple[str, ...] = ()
+    own_score_names: tuple[str, ...] = ()
 
 
 @dataclass

@@ -18,6 +18,7 @@ from recbole_choir import table_format as tf
 from recbole_choir.data.group_tables import GroupTables, Scale
 from recbole_choir.data.item_part import ItemPart
 from recbole_choir.data.parquet import Columns, read_columns
+from recbole_choir.data.soft_part import SoftPart
 from recbole_choir.data.table_checks import (
     check_codes,
     check_rows,
@@ -60,6 +61,7 @@ class SemanticTable:
         user_group: ``[rows of users]`` row of ``groups`` each user belongs to, -1 for none.
         ids: ``users`` and ``items`` that the maker stamped; empty for a table without stamps.
         items: Semantic ids and content vectors of items, or None where the table has none.
+        soft: Soft groups of users, or None where the table has none.
     """
 
     path: Path
@@ -72,6 +74,7 @@ class SemanticTable:
     user_group: NDArray[np.int64]
     ids: dict[str, IdStamp]
     items: ItemPart | None = None
+    soft: SoftPart | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> SemanticTable:
@@ -115,6 +118,7 @@ class SemanticTable:
             user_group=_match_groups(folder, users, groups),
             ids=_id_stamps(manifest),
             items=ItemPart.load(folder, manifest, len(times)),
+            soft=SoftPart.load(folder, manifest, len(times)),
         )
 
 
@@ -208,7 +212,7 @@ def _id_stamps(manifest: Mapping[str, Any]) -> dict[str, IdStamp]:
 def _file_fingerprint(folder: Path) -> str:
     """Fingerprint of the files that are read, for a table whose maker gave none."""
     digest = hashlib.sha256()
-    for name in (tf.USERS, tf.GROUPS, tf.ITEMS, tf.ITEM_VECTORS):
+    for name in (tf.USERS, tf.GROUPS, tf.ITEMS, tf.ITEM_VECTORS, tf.SOFT, tf.SOFT_VECTORS):
         if (folder / name).is_file():
             digest.update((folder / name).read_bytes())
     return digest.hexdigest()[:16]

@@ -59,7 +59,14 @@ TREE_DEFAULTS: dict[str, dict[str, Any]] = {
     "XGBoost": {"token_num_threshold": 10000, "xgb_early_stopping_rounds": None},
 }
 
-_LIST_KEYS = ("user_attr_fields", "item_attr_fields", "context_fields", "inject", "metrics")
+_LIST_KEYS = (
+    "user_attr_fields",
+    "item_attr_fields",
+    "context_fields",
+    "lift_fields",
+    "inject",
+    "metrics",
+)
 
 KINDS: dict[str, str] = {
     **READ_WITHOUT_DEFAULT,
@@ -100,6 +107,8 @@ KINDS: dict[str, str] = {
     "item_attr_fields": "list|null",
     "context_fields": "list|null",
     "category_field": "str|null",
+    "lift_fields": "list|null",
+    "lift_refresh_days": "float|null",
     "title_field": "str|null",
     "history_file": "str|null",
     "own_data": "dict|null",
@@ -120,7 +129,15 @@ CHOICES: dict[str, tuple[str, ...]] = {
     # RecBole evaluates this string as code.
     "teacher": ("CrossNet", "CIN"),
 }
-_INJECTABLE = ("group_id", "group_attr", "group_seq", "group_stats", "activity")
+_INJECTABLE = (
+    "group_id",
+    "group_attr",
+    "group_seq",
+    "group_stats",
+    "lifts",
+    "own_scores",
+    "activity",
+)
 _POSITIVE = (
     "train_batch_size",
     "eval_batch_size",

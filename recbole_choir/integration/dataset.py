@@ -20,18 +20,19 @@ from recbole_choir.data.activity import Activity
 from recbole_choir.data.clusters import Clusters
 from recbole_choir.data.group_tables import GroupTables, Scale
 from recbole_choir.data.item_tables import ItemTables
+from recbole_choir.data.lifts import LiftSource
 from recbole_choir.data.rows import RowInputs
 from recbole_choir.data.schema import FeatureSchema, Field, ModelInputs
 from recbole_choir.data.semantic_table import SemanticTable
 from recbole_choir.data.split import ratio_split, time_order
 from recbole_choir.data.statistics import ITEM_STAT_NAMES, USER_STAT_NAMES, Events
-from recbole_choir.errors import ConfigError, DataError
+from recbole_choir.errors import ConfigError, DataError, TableError, nearest
 from recbole_choir.evaluator import Segments
 from recbole_choir.integration import compat, feature_arrays
 from recbole_choir.integration.injection import Injection
 from recbole_choir.integration.negatives import has_sampled_negatives
 from recbole_choir.integration.roles import Roles, find_roles
-from recbole_choir.model.settings import read_size
+from recbole_choir.model.settings import read_number, read_size
 
 logger = logging.getLogger("recbole_choir")
 
@@ -52,6 +53,7 @@ class _Shared:
     contexts: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
     scales: dict[str, Scale] = dataclasses.field(default_factory=dict)
     injection: Injection | None = None
+    lift_ids: dict[str, NDArray[np.int64]] = dataclasses.field(default_factory=dict)
     past: Events | None = None
     splits: list[ChoirDataset] = dataclasses.field(default_factory=list)
 
@@ -148,6 +150,9 @@ class ChoirDataset(Dataset):
             field = roles.category
             ids = self._typed(self.item_feat, field)
             self._shared.categories = ids.reshape(len(ids), -1).numpy()
+        for field in self._lift_fields() if "lifts" in self._needs() else ():
+            ids = self._typed(self.item_feat, field)
+            self._shared.lift_ids[field] = ids.reshape(len(ids), -1).numpy()
         kept = (
             ("inter", {self.uid_field, self.iid_field, self.label_field, *roles.contexts}),
             ("user", {self.uid_field, *roles.users}),
@@ -159,6 +164,22 @@ class ChoirDataset(Dataset):
             for field in [] if feat is None else list(feat):
                 if field not in fields or field in unused.get(source, ()):
                     self._del_col(feat, field)
+
+    def _lift_fields(self) -> list[str]:
+        """Item fields that lifts are made for: ``lift_fields``, or else the category."""
+        wanted, category = self.config["lift_fields"], self.roles.category
+        if wanted is None:
+            return [] if category is None else [category]
+        fields = [] if self.item_feat is None else list(self.item_feat)
+        tokens = (FeatureType.TOKEN, FeatureType.TOKEN_SEQ)
+        known = [f for f in fields if f != self.iid_field and self.field2type[f] in tokens]
+        for field in wanted:
+            if field not in known:
+                raise ConfigError(
+                    f"lift_fields: expected token or token_seq fields of {self.dataset_name}.item,"
+                    f" got {field!r}; known: {', '.join(known)}{nearest(str(field), known)}"
+                )
+        return [str(field) for field in wanted]
 
     def _drop_unused_col(self) -> None:
         """Done when the roles were applied."""
@@ -439,15 +460,21 @@ class ChoirDataset(Dataset):
         return bool(self._needs() - {"activity"})
 
     def _needs(self) -> frozenset[str]:
-        """Of groups, group_stats, items, cross_stats and clusters; and activity, of the rows."""
+        """What a run reads of a semantic table, and ``activity``, of the rows.
+
+        Of groups, group_stats, lifts, own_scores, items, cross_stats and clusters.
+        """
         injected = set() if _reads_tables(self.config) else set(self.config["inject"] or ())
         needs = {"groups"} if injected & {"group_id", "group_attr", "group_seq"} else set()
         if self.config["group_stats"] or "group_stats" in injected:
             needs |= {"groups", "group_stats"}
+        needs |= injected & {"lifts", "own_scores"}
         asked = getattr(self.config.model_class, "needs", None)
         needs |= set(asked(self.config)) if asked is not None else set()
         if "clusters" in needs:
             needs |= {"groups", "items", "cross_stats"}
+        if needs & {"lifts", "own_scores"}:
+            needs.add("groups")
         return frozenset(needs)
 
     def attach_semantic_table(self, path: str | Path) -> None:
@@ -479,6 +506,8 @@ class ChoirDataset(Dataset):
         if "group_stats" in needs:
             names = rows.attach_group_statistics(groups, self._shared.categories, prior)
             inputs.schema = dataclasses.replace(inputs.schema, group_stat_names=names)
+        if needs & {"lifts", "own_scores"}:
+            self._attach_soft(table, needs)
         if needs & {"items", "cross_stats"}:
             inputs.items = ItemTables.join(table, self.field2id_token[self.iid_field])
             if "cross_stats" in needs:
@@ -487,6 +516,34 @@ class ChoirDataset(Dataset):
             if "clusters" in needs:
                 inputs.clusters = self._clusters(groups, inputs.items)
         self._inject()
+
+    def needs_soft_groups(self) -> bool:
+        """Whether anything in this run reads soft groups."""
+        return bool(self._needs() & {"lifts", "own_scores"})
+
+    def _attach_soft(self, table: SemanticTable, needs: frozenset[str]) -> None:
+        """Describe the rows by the table's soft groups."""
+        if table.soft is None:
+            raise TableError(
+                f"{table.path}: expected soft groups (semantic_recipe: soft makes them), found none"
+            )
+        rows, inputs, config = self.row_inputs, self.model_inputs, self.config
+        users = self.field2id_token[self.uid_field]
+        if "lifts" in needs:
+            ids = self._shared.lift_ids
+            names = rows.attach_lifts(
+                table.soft.groups(table, users),
+                table.snapshot_times,
+                [LiftSource("item", None), *(LiftSource(f, v) for f, v in ids.items())],
+                read_number(config, "lift_prior", 300.0, 1e-6),
+                config["lift_refresh_days"],
+                self._shared.past,
+            )
+            inputs.schema = dataclasses.replace(inputs.schema, lift_names=names)
+        if "own_scores" in needs:
+            items = self.field2id_token[self.iid_field]
+            names = rows.attach_own_scores(table.soft.own_vectors(table, users, items))
+            inputs.schema = dataclasses.replace(inputs.schema, own_score_names=names)
 
     def _segments(self) -> Segments:
         """Head and tail as the evaluation defines them, by the training rows."""

@@ -19,6 +19,7 @@ from recbole_choir.errors import ConfigError
 
 GROUP_ID, GROUP_ATTR, GROUP_SEQ = "group_id", "group_attr", "group_seq"
 GROUP_STATS, ACTIVITY = "group_stats", "activity"
+LIFTS, OWN_SCORES = "lifts", "own_scores"
 _REGISTERED = "injected_fields"  # key of the config that lists the names in numerical_features
 
 
@@ -26,7 +27,7 @@ class Injection:
     """The fields that ``inject`` asks for.
 
     Args:
-        wanted: Of group_id, group_attr, group_seq, group_stats and activity.
+        wanted: Of group_id, group_attr, group_seq, group_stats, lifts, own_scores and activity.
         pairs: Give floats as RecBole's models read them, ``[B, 2]`` of value and 1.
     """
 
@@ -67,6 +68,12 @@ class Injection:
         if GROUP_STATS in self.wanted:
             names = schema.group_stat_names
             self._floats(dataset, fields.GROUP_STATS, names, FeatureSource.INTERACTION)
+        for wanted, field, names in (
+            (LIFTS, fields.LIFTS, schema.lift_names),
+            (OWN_SCORES, fields.OWN_SCORES, schema.own_score_names),
+        ):
+            if wanted in self.wanted:
+                self._floats(dataset, field, names, FeatureSource.INTERACTION)
 
     @staticmethod
     def clear(config: Any) -> None:

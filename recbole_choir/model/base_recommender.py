@@ -148,9 +148,10 @@ class ChoirRecommender(ContextRecommender):
     def needs(cls, config: ConfigLike) -> frozenset[str]:
         """What a dataset must provide beyond the rows.
 
-        Of ``groups`` (clusters of users), ``group_stats``, ``items`` (semantic ids and vectors of
-        items), ``clusters`` (what AKT-Rec reads of both, and the cross statistics) and
-        ``activity`` (training rows and tail flags by id, which need no semantic table).
+        Of ``groups`` (clusters of users), ``group_stats``, ``lifts`` (of soft groups),
+        ``own_scores`` (the user's own, a control), ``items`` (semantic ids and vectors of items),
+        ``clusters`` (what AKT-Rec reads of both, and the cross statistics) and ``activity``
+        (training rows and tail flags by id, which need no semantic table).
 
         Args:
             config: The run's configuration.
@@ -209,6 +210,8 @@ class ChoirRecommender(ContextRecommender):
             fields.ITEM_STATS: self.inputs_schema.item_stat_names,
             fields.GROUP_STATS: self.inputs_schema.group_stat_names,
             fields.CROSS_STATS: self.inputs_schema.cross_stat_names,
+            fields.LIFTS: self.inputs_schema.lift_names,
+            fields.OWN_SCORES: self.inputs_schema.own_score_names,
         }[name]
         if not names:
             return self._no_columns(interaction)
@@ -254,6 +257,21 @@ class ChoirRecommender(ContextRecommender):
             raise ConfigError(
                 f"{type(self).__name__}: use_group_stats expects the dataset's group statistics "
                 "(group_stats: True), got group_stats: False"
+            )
+        return n
+
+    def require_soft(self, what: str) -> int:
+        """Return the number of ``lifts`` or ``own_scores``.
+
+        Raises:
+            ConfigError: If the dataset has none.
+        """
+        schema = self.inputs_schema
+        n = len({"lifts": schema.lift_names, "own_scores": schema.own_score_names}[what])
+        if n == 0:
+            raise ConfigError(
+                f"{type(self).__name__}: use_{what} expects a dataset with {what} of soft groups "
+                "(semantic_recipe: soft), got one without"
             )
         return n
 

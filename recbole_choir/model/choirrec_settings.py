@@ -31,6 +31,7 @@ _PAPER: Final[Mapping[str, Any]] = MappingProxyType(
         "use_group_attr": True,
         "use_group_seq": True,
         "use_group_stats": False,
+        "use_lifts": False,
         "group_channel": "full",
         "use_dual_channel": True,
         "use_injection": True,
@@ -77,9 +78,23 @@ _STATS: Final[Mapping[str, Any]] = MappingProxyType(
         "aux_bce": 0.3,
     }
 )
-VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
-    {"paper": _PAPER, "released": {**_PAPER, **_RELEASED}, "stats": {**_PAPER, **_STATS}}
+# Soft groups: the group channel sees the lifts of the user's neighbourhood alone.
+_SOFT: Final[Mapping[str, Any]] = MappingProxyType(
+    {**_STATS, "group_channel": "soft", "use_group_stats": False, "use_lifts": True}
 )
+VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "paper": _PAPER,
+        "released": {**_PAPER, **_RELEASED},
+        "stats": {**_PAPER, **_STATS},
+        "soft": {**_PAPER, **_SOFT},
+    }
+)
+# What a lean group channel reads of its groups, and nothing else of them.
+_LEAN: Final[Mapping[str, str]] = MappingProxyType(
+    {"stats": "use_group_stats", "soft": "use_lifts"}
+)
+GROUP_CHANNELS: Final = ("full", *_LEAN)
 
 
 @dataclass(frozen=True)
@@ -95,6 +110,7 @@ class ChoirRecSettings:
     use_group_attr: bool
     use_group_seq: bool
     use_group_stats: bool
+    use_lifts: bool
     group_channel: str
     use_dual_channel: bool
     use_injection: bool
@@ -134,8 +150,9 @@ class ChoirRecSettings:
         """Resolve the settings: the variant's values, then every value that is not null.
 
         Two settings imply others. ``group_channel: stats`` turns the group's id, attributes and
-        sequence off and its statistics on; ``use_dual_channel: False`` turns distillation,
-        injection and the auxiliary loss off. Asking for one of these all the same is an error.
+        sequence off and its statistics on, ``group_channel: soft`` the lifts of soft groups;
+        ``use_dual_channel: False`` turns distillation, injection and the auxiliary loss off.
+        Asking for one of these all the same is an error.
 
         Args:
             config: The run's configuration.
@@ -145,11 +162,10 @@ class ChoirRecSettings:
         """
         variant = read_choice(config, "variant", "paper", tuple(VARIANTS))
         values = dict(VARIANTS[variant])
-        if read_choice(config, "group_channel", values["group_channel"], ("full", "stats")) == (
-            "stats"
-        ):
+        channel = read_choice(config, "group_channel", values["group_channel"], GROUP_CHANNELS)
+        if channel in _LEAN:
             implied = dict.fromkeys(("use_group_id", "use_group_attr", "use_group_seq"), False)
-            _imply(config, values, "group_channel: stats", {**implied, "use_group_stats": True})
+            _imply(config, values, f"group_channel: {channel}", {**implied, _LEAN[channel]: True})
         if not read_bool(config, "use_dual_channel", values["use_dual_channel"]):
             implied = dict.fromkeys(("use_kd", "use_injection"), False)
             _imply(config, values, "use_dual_channel: False", {**implied, "aux_bce": 0.0})
@@ -170,7 +186,8 @@ class ChoirRecSettings:
             use_group_attr=flag("use_group_attr"),
             use_group_seq=flag("use_group_seq"),
             use_group_stats=flag("use_group_stats"),
-            group_channel=choice("group_channel", ("full", "stats")),
+            use_lifts=flag("use_lifts"),
+            group_channel=choice("group_channel", GROUP_CHANNELS),
             use_dual_channel=flag("use_dual_channel"),
             use_injection=flag("use_injection"),
             inject_stopgrad=flag("inject_stopgrad"),

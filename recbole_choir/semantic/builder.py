@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from recbole_choir.errors import ConfigError
 from recbole_choir.semantic.canonical import PreparedFrames, prepare_frames
@@ -35,6 +36,7 @@ from recbole_choir.semantic.recipe import (
     needs_encoder,
 )
 from recbole_choir.semantic.snapshots import snapshot_times
+from recbole_choir.semantic.soft.groups import SoftContent, soft_groups
 from recbole_choir.semantic.table import ItemContent, TableContent, is_whole, write_table
 from recbole_choir.semantic.user_tables import user_tables
 from recbole_choir.table_format import CODEBOOKS, FORMAT_VERSION, ITEM_CODEBOOKS, ITEM_ID
@@ -154,6 +156,12 @@ def build_prepared(
         grouping = group_users(
             frames, moments, recipe, encoder, show_progress, profiles, items=source, **trained
         )
+    soft: SoftContent | None = None
+    if recipe.soft is not None:
+        with _stage("soft groups"):
+            soft = _soft_groups(
+                frames, moments, recipe, encoder, out, cache_dir, show_progress, trained
+            )
     pairs = category_pairs(frames.items)
     kinds = attribute_kinds(frames.users)
     with _stage("sum up groups"):
@@ -185,12 +193,14 @@ def build_prepared(
             "fitted_on": grouping.fitted_on,
             "users_with_group": [s["users_with_group"] for s in quality["snapshots"]],
             **({"profiles": profiles.statistics} if profiles else {}),
+            **({} if soft is None else {"soft_groups": soft.statistics}),
         },
         profiles=grouping.profiles,
         embeddings=grouping.embeddings,
         quality=quality,
         quality_text=quality_table(quality) + codes_table(quality),
         items=None if items is None else _item_content(items, frames),
+        soft=soft,
         write_codebooks=lambda folder: _save_codebooks(folder, grouping, items),
     )
     with _stage("write"):
@@ -211,7 +221,10 @@ def prepared_key(prepared: PreparedFrames, recipe: Recipe | Mapping[str, Any] | 
     """As :func:`table_key`, of frames that are fingerprinted already."""
     recipe = load_recipe(recipe)
     parts: dict[str, Any] = {
-        "recipe": recipe.model_dump(mode="json", exclude={"profile"}),
+        # A recipe without soft groups keeps the key that it had before there were any.
+        "recipe": recipe.model_dump(
+            mode="json", exclude={"profile"} if recipe.soft else {"profile", "soft"}
+        ),
         "profile": recipe.profile.identity(),
         "inputs": prepared.inputs,
         "algorithm": ALGORITHM_VERSION,
@@ -260,6 +273,27 @@ def item_source(
         cache_dir,
         None if recipe.items is None else recipe.items.image_field,
     )
+
+
+def _soft_groups(
+    frames: Frames,
+    moments: NDArray[np.float64],
+    recipe: Recipe,
+    encoder: Encoder | None,
+    out: Path,
+    cache_dir: str | Path | None,
+    show_progress: bool,
+    trained: Mapping[str, Any],
+) -> SoftContent:
+    """The soft groups, with the written profiles where a space reads them."""
+    profiles = None
+    if recipe.soft is not None and recipe.soft.reads_profiles:
+        of_text = recipe.model_copy(update={"input": "text"})
+        profiles = profile_writer(of_text, out, cache_dir, show_progress)
+    with closing(profiles) if profiles else nullcontext():
+        return soft_groups(
+            frames, moments, recipe, encoder, profiles, show_progress=show_progress, **trained
+        )
 
 
 def _item_content(items: ItemGrouping, frames: Frames) -> ItemContent:

@@ -58,7 +58,7 @@ def nearest_centroid(x: Float32, centroids: Float32) -> Int64:
     if len(centroids) == 1 or len(x) == 0:
         return codes
     centroid_norm = float(np.einsum("kd,kd->k", centroids, centroids).max())
-    with _safe_threads():
+    with safe_threads():
         index = _index(centroids)
         for start in range(0, len(x), _BLOCK):
             block = np.ascontiguousarray(x[start : start + _BLOCK])
@@ -238,7 +238,7 @@ def _fill_empty(x: Float32, centroids: Float32) -> Clustering:
 
 def _search(x: Float32, centroids: Float32) -> tuple[Float32, Int64]:
     """Squared distance [n], never negative, and index [n] of the nearest centroid, in float32."""
-    with _safe_threads():
+    with safe_threads():
         distance, codes = _index(centroids).search(np.ascontiguousarray(x), 1)
     return np.maximum(distance[:, 0], 0.0), codes[:, 0]
 
@@ -261,7 +261,7 @@ def _nearest_exact(x: Float32, centroids: Float32) -> Int64:
 
 
 @contextmanager
-def _safe_threads() -> Iterator[None]:
+def safe_threads() -> Iterator[None]:
     """One faiss thread on macOS while torch is loaded.
 
     There the two bring an OpenMP runtime each, and running both in parallel crashes (faiss issue

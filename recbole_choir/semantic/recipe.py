@@ -16,6 +16,7 @@ from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.paths import properties_dir
 from recbole_choir.semantic.profiles.engines import check_engine
 from recbole_choir.semantic.profiles.settings import ProfileSettings
+from recbole_choir.semantic.soft.settings import SoftRecipe
 
 DEFAULT_RECIPE = "embedded"
 
@@ -223,6 +224,8 @@ class Recipe(BaseModel):
             ``text_parts``) or ``both`` side by side, which knows most on every dataset tried.
         id_embedding_path: File with the vectors of the ``id_embedding`` input.
         items: Also make semantic ids of items; null makes none (ChoirRec needs none).
+        soft: Also make soft groups (:class:`~recbole_choir.semantic.soft.settings.SoftRecipe`);
+            null makes none.
         alignment: Of the ``aligned`` user input.
         interest: Of the ``interest`` user input.
         rqvae: Sizes of the RQ-VAE, for users and items.
@@ -258,6 +261,7 @@ class Recipe(BaseModel):
     aligned_text: Literal["profile", "parts", "both"] = "both"
     id_embedding_path: str | None = None
     items: ItemRecipe | None = None
+    soft: SoftRecipe | None = None
     alignment: AlignmentRecipe = AlignmentRecipe()
     interest: InterestRecipe = InterestRecipe()
     rqvae: RQVAERecipe = RQVAERecipe()
@@ -317,8 +321,8 @@ class Recipe(BaseModel):
 
 
 def needs_encoder(recipe: Recipe) -> bool:
-    """Whether the users' input embeds text."""
-    return recipe.input in TEXT_INPUTS
+    """Whether the users' input, or a space of their soft groups, embeds text."""
+    return recipe.input in TEXT_INPUTS or (recipe.soft is not None and recipe.soft.reads_text)
 
 
 def items_need_encoder(recipe: Recipe) -> bool:

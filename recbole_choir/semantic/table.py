@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from recbole_choir.errors import TableError
 from recbole_choir.semantic.fingerprint import fingerprint_columns, fingerprint_json
+from recbole_choir.semantic.soft.files import soft_arrow, soft_vectors_arrow
+from recbole_choir.semantic.soft.groups import SoftContent
 from recbole_choir.table_format import (
     ATTR_PREFIX,
     EMBEDDINGS,
@@ -38,6 +40,8 @@ from recbole_choir.table_format import (
     SEQUENCE,
     SIZE,
     SNAPSHOT,
+    SOFT,
+    SOFT_VECTORS,
     USER_ID,
     USERS,
     VECTOR,
@@ -94,6 +98,7 @@ class TableContent:
         quality: The quality report as plain values.
         quality_text: The same for people.
         items: Ids, clusters and vectors of the items; None if the recipe makes none.
+        soft: Soft groups of the users; None if the recipe makes none.
         write_codebooks: Called with the folder to write the codebooks into.
     """
 
@@ -112,10 +117,11 @@ class TableContent:
     quality: Mapping[str, Any] | None = None
     quality_text: str | None = None
     items: ItemContent | None = None
+    soft: SoftContent | None = None
     write_codebooks: Callable[[Path], None] | None = None
 
     def fingerprint(self) -> str:
-        """Fingerprint of what a model reads: snapshots, users, groups, and items with vectors."""
+        """Fingerprint of what a model reads: snapshots, users, groups, items and soft groups."""
         return fingerprint_json(
             {
                 "snapshots": [float(t).hex() for t in self.snapshot_times],
@@ -124,6 +130,7 @@ class TableContent:
                 "users": fingerprint_columns(self.users, list(self.users.columns)),
                 "groups": fingerprint_columns(self.groups, list(self.groups.columns)),
                 **({} if self.items is None else {"items": self.items.parts()}),
+                **({} if self.soft is None else {"soft": self.soft.parts()}),
             }
         )
 
@@ -205,6 +212,11 @@ def _write_files(content: TableContent, folder: Path) -> None:
     if content.items is not None:
         pq.write_table(_items_arrow(content.items), folder / ITEMS, compression="zstd")
         np.save(folder / ITEM_VECTORS, content.items.vectors)
+    if content.soft is not None:
+        pq.write_table(soft_arrow(content.soft), folder / SOFT, compression="zstd")
+        if content.soft.spaces:
+            vectors = soft_vectors_arrow(content.soft)
+            pq.write_table(vectors, folder / SOFT_VECTORS, compression="zstd")
     if content.profiles is not None:
         content.profiles.to_json(folder / PROFILES, orient="records", lines=True, force_ascii=False)
     if content.embeddings is not None:
@@ -226,6 +238,7 @@ def _write_files(content: TableContent, folder: Path) -> None:
         "user_attributes": dict(content.user_attributes),
         "inputs": dict(content.inputs),
         **_of_items(content.items),
+        **({} if content.soft is None else {"soft": content.soft.said()}),
         "sizes": _sizes(content),
         "statistics": dict(content.statistics),
         "versions": dict(content.versions),
@@ -252,6 +265,8 @@ def _sizes(content: TableContent) -> dict[str, int]:
     sizes = {"users": len(content.users), "groups": len(content.groups)}
     if content.items is not None:
         sizes |= {"items": len(content.items.rows), "item_vectors": len(content.items.vectors)}
+    if content.soft is not None:
+        sizes["soft"] = sum(matrix.nnz for matrix in content.soft.weights)
     return sizes
 
 

@@ -20,6 +20,8 @@ from recbole_choir.model.settings import (
     read_sizes,
 )
 
+#: Keys of Base that ChoirRec has as settings of its own, or not at all.
+OF_BASE_OR_SETTINGS = {"use_group_stats", "use_lifts", "use_own_scores"}
 PROPERTIES = Path(__file__).parents[2] / "properties" / "model"
 
 
@@ -71,6 +73,17 @@ def test_released_and_stats_differ_from_the_paper_exactly_here() -> None:
         "use_kd": False,
         "aux_bce": 0.3,
     }
+    lean = {k: v for k, v in differing("stats").items() if k != "use_group_stats"}
+    assert differing("soft") == {**lean, "group_channel": "soft", "use_lifts": True}
+
+
+def test_a_channel_of_soft_groups_implies_the_lifts_alone() -> None:
+    s = settings(group_channel="soft")
+    assert (s.use_group_id, s.use_group_attr, s.use_group_seq) == (False, False, False)
+    assert s.use_lifts
+    assert not s.use_group_stats
+    with pytest.raises(ConfigError, match="use_lifts: group_channel: soft expects True or null"):
+        settings(variant="soft", use_lifts=False)
 
 
 def test_null_means_the_variant_and_any_other_value_wins() -> None:
@@ -147,12 +160,12 @@ def test_the_yaml_holds_the_defaults_of_the_code(helpers) -> None:
     assert names <= set(config)  # every setting can be found in the YAML
     nulls = {k for k, v in config.items() if v is None}
     assert nulls == {*VARIANTS["paper"], "theta_act"}
-    assert {k for k in config if k not in names} == set(load("Base")) - {"use_group_stats"}
+    assert {k for k in config if k not in names} == set(load("Base")) - OF_BASE_OR_SETTINGS
 
 
 def test_the_yaml_of_base_and_of_choirrec_share_what_they_share() -> None:
     base, choir = load("Base"), load("ChoirRec")
-    shared = set(base) - {"use_group_stats"}
+    shared = set(base) - OF_BASE_OR_SETTINGS
     assert {k: base[k] for k in shared} == {k: choir[k] for k in shared}
     text = (PROPERTIES / "Base.yaml").read_text()
     block = text[text.index("# --- features") : text.index("# --- of Base alone")]

@@ -22,7 +22,8 @@ class Base(ChoirRecommender):
     individual channel of ChoirRec, under the same parameter names.
 
     Args:
-        config: Settings; ``use_group_stats`` appends the as-of group statistics to ``h0``.
+        config: Settings; ``use_group_stats`` appends the as-of group statistics to ``h0``,
+            ``use_lifts`` the lifts of soft groups, ``use_own_scores`` the user's own scores.
         dataset: Has ``model_inputs``.
 
     References:
@@ -32,23 +33,31 @@ class Base(ChoirRecommender):
     def __init__(self, config: ConfigLike, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.use_group_stats = read_bool(config, "use_group_stats", False)
+        self.use_lifts = read_bool(config, "use_lifts", False)
+        self.use_own_scores = read_bool(config, "use_own_scores", False)
         extra = self.require_group_stats() if self.use_group_stats else 0
+        extra += self.require_soft("lifts") if self.use_lifts else 0
+        extra += self.require_soft("own_scores") if self.use_own_scores else 0
         self.tower_width = self.h0_width + extra
         self.individual = Channel(self.tower_width, self.widths, self.dropout_prob)
 
     @classmethod
     def needs(cls, config: ConfigLike) -> frozenset[str]:
-        """Group statistics, and so the groups, where ``use_group_stats`` is on."""
-        if read_bool(config, "use_group_stats", False):
-            return frozenset({"groups", "group_stats"})
-        return frozenset()
+        """The statistics of groups that are on, and so the groups."""
+        names = ("group_stats", "lifts", "own_scores")
+        asked = {n for n in names if read_bool(config, f"use_{n}", False)}
+        return frozenset(asked | {"groups"} if asked else ())
 
     def h0(self, interaction: Interaction, features: Features) -> torch.Tensor:
-        """Input of the tower ``[B, .]``: the features, and the group statistics if they are on."""
-        h0 = features.concat()
+        """Input of the tower ``[B, .]``: the features, and the statistics that are on."""
+        parts = [features.concat()]
         if self.use_group_stats:
-            h0 = torch.cat([h0, self.statistics(interaction, fields.GROUP_STATS)], dim=-1)
-        return h0
+            parts.append(self.statistics(interaction, fields.GROUP_STATS))
+        if self.use_lifts:
+            parts.append(self.statistics(interaction, fields.LIFTS))
+        if self.use_own_scores:
+            parts.append(self.statistics(interaction, fields.OWN_SCORES))
+        return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
 
     def forward(self, interaction: Interaction) -> torch.Tensor:
         """Logit ``[B]`` of each row."""

@@ -81,13 +81,15 @@ class ChoirRec(ChoirRecommender):
 
     @classmethod
     def needs(cls, config: ConfigLike) -> frozenset[str]:
-        """The group tables and the group statistics, as the settings say."""
+        """The group tables, the group statistics and the lifts, as the settings say."""
         settings = ChoirRecSettings.from_config(config)
         needed = set()
         if settings.reads_groups or settings.use_group_stats:
             needed.add("groups")
         if settings.use_group_stats:
             needed.add("group_stats")
+        if settings.use_lifts:
+            needed |= {"groups", "lifts"}
         return frozenset(needed)
 
     def _build_lookup(self, inputs: ModelInputs) -> GroupLookup | None:
@@ -123,6 +125,8 @@ class ChoirRec(ChoirRecommender):
             width += 2 * self.item_encoder.width
         if s.use_group_stats:
             width += self.require_group_stats()
+        if s.use_lifts:
+            width += self.require_soft("lifts")
         return width
 
     def _build_channels(self, group_width: int) -> None:
@@ -202,7 +206,7 @@ class ChoirRec(ChoirRecommender):
     def group_inputs(
         self, interaction: Interaction, features: Features, items: ItemTokens
     ) -> list[torch.Tensor]:
-        """``[e_G; e_P_G; s_G; m_G; group statistics]`` of a batch, as far as they are on."""
+        """``[e_G; e_P_G; s_G; m_G; group statistics; lifts]`` of a batch, as far as they are on."""
         s, parts = self.settings, []
         if self.groups is not None:
             snapshot, user = interaction[fields.SNAPSHOT], interaction[self.USER_ID]
@@ -218,6 +222,8 @@ class ChoirRec(ChoirRecommender):
                 parts.append(self.group_attention(features.item_token, *sequence).pooled.flatten(1))
         if s.use_group_stats:
             parts.append(self.statistics(interaction, fields.GROUP_STATS))
+        if s.use_lifts:
+            parts.append(self.statistics(interaction, fields.LIFTS))
         return parts
 
     def channels(self, interaction: Interaction) -> ChannelOutputs:

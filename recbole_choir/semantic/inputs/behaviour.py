@@ -103,14 +103,27 @@ class BehaviourInput:
         """Fold the users in by their purchases before ``frames.time``."""
         if self.refit:
             self.fit(frames)
+        x, valid = self.coordinates(frames)
+        return Vectors(user_ids_of(frames), unit_rows(x).astype(np.float32), valid)
+
+    def coordinates(self, frames: Frames) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """``(X_u - mean) V`` [users, d], not divided by its norm, and who has bought anything.
+
+        Its product with an item's factor is what the decomposition makes of the user's entry.
+        """
         if self._factors is None:
             raise DataError("behaviour: expected a fitted input, got none: call fit first")
-        ids = user_ids_of(frames)
-        counts = self._counts(frames.positives, pd.Index(ids))  # [users, items]
+        counts = self._counts(frames.positives, pd.Index(user_ids_of(frames)))  # [users, items]
         valid = np.diff(counts.indptr) > 0
         x = self._weighted(counts) @ self._factors - self._mean @ self._factors
-        x = unit_rows(np.where(valid[:, None], x, 0.0))
-        return Vectors(ids, x.astype(np.float32), valid)
+        return np.where(valid[:, None], x, 0.0), valid
+
+    @property
+    def item_factors(self) -> tuple[pd.Index, NDArray[np.float64]]:
+        """Items of the fit and V [items, d]."""
+        if self._factors is None:
+            raise DataError("behaviour: expected a fitted input, got none: call fit first")
+        return self._items, self._factors
 
     def _counts(self, bought: pd.DataFrame, users: pd.Index) -> csr_matrix:
         return count_pairs(

@@ -1,0 +1,90 @@
+"""Soft groups joined to a dataset's own ids: how much each user counts for each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Kind = Literal["neighbours", "prototypes"]
+
+#: Cells of a dense block of users x things, 128 MiB: what bounds the memory of a sum.
+BLOCK_CELLS: Final = 1 << 24
+
+
+@dataclass(frozen=True)
+class SoftGroups:
+    """Weights of users over each other at every snapshot, on the host.
+
+    Args:
+        kind: ``neighbours``: the weights themselves, W; ``prototypes``: memberships A, which stand
+            for ``W = A A^T`` without its diagonal.
+        weights: For each snapshot W ``[n_users, n_users]`` with an empty diagonal, or A
+            ``[n_users, K]``. Rows of users without any are empty.
+    """
+
+    kind: Kind
+    weights: tuple[csr_matrix, ...]
+
+    def sums(self, snapshot: int, counts: csr_matrix, user: Ints, what: Ints) -> Floats:
+        """``sum_v w_uv counts[v, what]`` of pairs ``(user, what)``, the user's own left out.
+
+        Args:
+            snapshot: From 1 on.
+            counts: ``[n_users, n_what]``.
+            user, what: int64 ``[Q]``.
+
+        Returns:
+            ``[Q]``. Of prototypes in O(events K + Q K); of neighbours in O(users k times a
+            neighbour's different things).
+        """
+        matrix = self.weights[snapshot - 1]
+        if self.kind == "prototypes":
+            return _over_prototypes(matrix, counts, user, what)
+        return _over_neighbours(matrix, counts, user, what)
+
+    def covered(self, snapshot: int) -> NDArray[np.bool_]:
+        """Whether each user has any weight at a snapshot: ``[n_users]``."""
+        return np.diff(self.weights[snapshot - 1].indptr) > 0
+
+
+def _over_neighbours(weights: csr_matrix, counts: csr_matrix, user: Ints, what: Ints) -> Floats:
+    out = np.zeros(len(user))
+    asked, at = np.unique(user, return_inverse=True)
+    order = np.argsort(at, kind="stable")
+    ends = np.searchsorted(at[order], np.arange(len(asked) + 1))
+    for first, last in _blocks(len(asked), counts.shape[1]):
+        pairs = order[ends[first] : ends[last]]
+        sums = (weights[asked[first:last]] @ counts).toarray()  # [block, n_what]
+        out[pairs] = sums[at[pairs] - first, what[pairs]]
+    return out
+
+
+def _over_prototypes(members: csr_matrix, counts: csr_matrix, user: Ints, what: Ints) -> Floats:
+    out = np.zeros(len(user))
+    totals = (members.T @ counts).toarray().T  # [n_what, K]
+    for first, last in _blocks(len(user), members.shape[1]):
+        mine = members[user[first:last]].toarray()  # [block, K]
+        out[first:last] = np.einsum("qk,qk->q", mine, totals[what[first:last]])
+    # The user's own entered with the weight that its memberships have with themselves.
+    own = np.asarray(members.multiply(members).sum(axis=1)).reshape(-1)[user]
+    return np.maximum(out - own * lookup(counts, user, what), 0.0)
+
+
+def lookup(counts: csr_matrix, row: Ints, column: Ints) -> Floats:
+    """Entries ``[Q]`` of a sparse matrix."""
+    if not len(row):
+        return np.zeros(0)
+    return np.asarray(counts[row, column], dtype=np.float64).reshape(-1)
+
+
+def _blocks(n: int, width: int) -> Iterator[tuple[int, int]]:
+    step = max(1, BLOCK_CELLS // max(1, width))
+    for first in range(0, n, step):
+        yield first, min(n, first + step)

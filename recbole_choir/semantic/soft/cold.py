@@ -1,0 +1,65 @@
+"""Users without purchases: similar to active users by their attributes, or a text about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recbole_choir.semantic.frames import ITEM_ID, USER_ID, Frames
+from recbole_choir.semantic.inputs.base import idf, unit_rows
+
+Float32 = NDArray[np.float32]
+#: Where users without purchases are similar: what is known of every user before any event.
+Locate = Callable[[Frames], Float32]
+
+#: A number is one of so many equal parts of the users.
+PARTS: Final = 5
+
+
+def attribute_vectors(frames: Frames) -> Float32:
+    """Attributes as weighted words: float32 [n, d] unit rows, zeros for users without any.
+
+    ::
+
+        x_uw = log((1 + users) / (1 + users with w)),  w = (field, value)
+
+    Numbers count as one of five equal parts of the users. What everybody shares has no weight.
+
+    Args:
+        frames: Its users alone are read, so that nothing here depends on a time.
+    """
+    parts = [np.zeros((len(frames.users), 0))]
+    for field in frames.users.columns.drop(USER_ID):
+        codes, values = pd.factorize(_words(frames.users[field]), sort=True)
+        words = np.zeros((len(codes), len(values)))
+        at = np.flatnonzero(codes >= 0)
+        words[at, codes[at]] = 1.0
+        parts.append(words * idf(len(codes), words.sum(axis=0)))
+    return unit_rows(np.concatenate(parts, axis=1)).astype(np.float32)
+
+
+def profile_vectors(write: Locate) -> Locate:
+    """Embeddings of what can be said of users without any event, centred on their mean.
+
+    Args:
+        write: From frames to one vector a user, such as a ``TextInput``'s.
+    """
+
+    def locate(frames: Frames) -> Float32:
+        nobody = Frames(frames.interactions.iloc[:0], frames.users, frames.items[[ITEM_ID]])
+        x = write(nobody).astype(np.float64)
+        known = np.asarray(x.any(axis=1))
+        middle = x[known].mean(axis=0) if known.any() else np.zeros(x.shape[1])
+        return unit_rows(np.where(known[:, None], x - middle, 0.0)).astype(np.float32)
+
+    return locate
+
+
+def _words(values: pd.Series) -> pd.Series:
+    if not pd.api.types.is_float_dtype(values):
+        return values
+    return pd.qcut(values, PARTS, labels=False, duplicates="drop")
