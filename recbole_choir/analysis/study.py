@@ -42,6 +42,7 @@ from recbole_choir.analysis.ensemble import average_pair
 from recbole_choir.analysis.runs import Run, execute, finished, write_failure
 from recbole_choir.analysis.tables import SEGMENTS, markdown_tables
 from recbole_choir.errors import ConfigError, nearest
+from recbole_choir.evaluator import SEGMENT_NAMES
 
 STUDY_KEYS = {"name", "datasets", "seeds", "tune", "common", "cells", "averages", "segments"}
 
@@ -76,6 +77,12 @@ class Study:
         for key in ("datasets", "seeds", "cells"):
             if not content.get(key):
                 raise ConfigError(f"{path}: key '{key}' is missing or empty")
+        for segment in content.get("segments") or ():
+            if segment not in SEGMENT_NAMES:
+                raise ConfigError(
+                    f"{path}: segments: expected any of {', '.join(SEGMENT_NAMES)}, got "
+                    f"'{segment}'{nearest(str(segment), SEGMENT_NAMES)}"
+                )
         names = [cell.get("name", cell["model"]) for cell in content["cells"]]
         for cell in content["cells"]:
             for key in cell:

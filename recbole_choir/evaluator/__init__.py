@@ -13,10 +13,16 @@ from recbole_choir.evaluator.gauc import (
 )
 from recbole_choir.evaluator.metrics import auc, logloss
 from recbole_choir.evaluator.pairs import PairCounts
-from recbole_choir.evaluator.segments import SEGMENT_COLUMNS, Segments, segment_metrics
+from recbole_choir.evaluator.segments import (
+    SEGMENT_COLUMNS,
+    SEGMENT_NAMES,
+    Segments,
+    segment_metrics,
+)
 
 __all__ = [
     "SEGMENT_COLUMNS",
+    "SEGMENT_NAMES",
     "WEIGHTINGS",
     "GAUCReport",
     "PairCounts",

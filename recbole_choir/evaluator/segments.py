@@ -19,6 +19,21 @@ from recbole_choir.evaluator.gauc import check_weighting, weighted_mean_auc
 from recbole_choir.evaluator.pairs import count_pairs
 
 N_LEVELS: Final = 5
+
+#: What rows are told apart by, in order of the report.
+SEGMENT_NAMES: Final = (
+    "all",
+    "low",
+    "rest",
+    *(f"level_{k}" for k in range(1, N_LEVELS + 1)),
+    "head_users",
+    "tail_users",
+    "head_items",
+    "tail_items",
+    "tail_sample",
+    "new_users",
+    "new_items",
+)
 SEGMENT_COLUMNS: Final = (
     "auc",
     "gauc",

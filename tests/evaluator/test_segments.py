@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from recbole_choir.errors import ConfigError, DataError
-from recbole_choir.evaluator import SEGMENT_COLUMNS, Segments, gauc
+from recbole_choir.evaluator import SEGMENT_COLUMNS, SEGMENT_NAMES, Segments, gauc
 
 # Users 1..6 (0 is padding); training rows: user 1 x4, 2 x3, 3 x2, 4 x1, 5 and 6 none.
 TRAIN_USERS = [1, 1, 1, 1, 2, 2, 2, 3, 3, 4]
@@ -127,6 +127,7 @@ def test_weighting_reaches_gauc_only():
 def test_complements_cover_every_row_once():
     rng = np.random.default_rng(0)
     masks = fit().masks(rng.integers(1, 7, 300), rng.integers(1, 5, 300))
+    assert tuple(masks) == SEGMENT_NAMES
     assert not (masks["low"] ^ ~masks["rest"]).any()
     assert not (masks["head_users"] ^ ~masks["tail_users"]).any()
     assert (sum(masks[f"level_{k}"].astype(int) for k in range(1, 6)) == 1).all()
