@@ -16,7 +16,11 @@ USAGE = """\
 usage: run_recbole_choir.py --model=MODEL [--dataset=DATASET]
                             [--config_files="a.yaml b.yaml"] [--key=value ...]
        recbole-choir study FILE --out FOLDER    many runs from one YAML file; see study --help
+       recbole-choir compare --models=A,B --out FOLDER
+                                                models tuned alike over seeds, with controls,
+                                                tests and tables; see compare --help
        recbole-choir groups --out FOLDER        groupings of a dataset compared; see groups --help
+       recbole-choir report FOLDER --out PAGE   records as one HTML page; see report --help
 
   --model=ChoirRec         a model of this package or any context-aware model of RecBole,
                            LightGBM or XGBoost; --list shows them all
@@ -30,6 +34,12 @@ usage: run_recbole_choir.py --model=MODEL [--dataset=DATASET]
 """
 
 
+def _compare(argv: Sequence[str]) -> int:
+    from recbole_choir.analysis.comparison.command import main as compare_main
+
+    return compare_main(argv)
+
+
 def _groups(argv: Sequence[str]) -> int:
     # The offline half costs seconds to import (faiss, scikit-learn); a run may need none of it.
     from recbole_choir.analysis.compare_groups import main as groups_main
@@ -37,9 +47,18 @@ def _groups(argv: Sequence[str]) -> int:
     return groups_main(argv)
 
 
+def _report(argv: Sequence[str]) -> int:
+    # Only a report draws (plotly, matplotlib).
+    from recbole_choir.analysis.page.command import main as report_main
+
+    return report_main(argv)
+
+
 COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "study": study_main,
+    "compare": _compare,
     "groups": _groups,
+    "report": _report,
 }
 
 
