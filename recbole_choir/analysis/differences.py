@@ -47,7 +47,7 @@ def write_differences(
             for name in (cell, against):
                 if (dataset, name) not in cells:
                     raise DataError(f"{folder}: no predictions of '{name}' on {dataset}")
-            first, second = (_load(cells[dataset, n]) for n in (cell, against))
+            first, second = (load_predictions(cells[dataset, n]) for n in (cell, against))
             for segment in segments:
                 rows.append(
                     {
@@ -61,7 +61,8 @@ def write_differences(
     return records.write_json(folder / FILE, rows)
 
 
-def _load(paths: Sequence[Path]) -> list[dict[str, np.ndarray]]:
+def load_predictions(paths: Sequence[Path]) -> list[dict[str, np.ndarray]]:
+    """The predictions beside records: scores, labels, users, items, segments of the test rows."""
     loaded = []
     for path in paths:
         with np.load(path.with_suffix(".npz")) as file:

@@ -87,7 +87,7 @@ def comparison(
 
     Cells hold mean and sample standard deviation over seeds; a cell whose every run failed says so.
     """
-    part = frame[(frame["dataset"] == dataset) & (frame["role"] != "tune")]
+    part = frame[(frame["dataset"] == dataset) & ~frame["role"].isin(["tune", "superseded"])]
     table: dict[str, dict[str, str]] = {}
     for cell, runs in part.groupby("cell", sort=False):
         if metric not in runs or runs[metric].isna().all():

@@ -1,0 +1,1 @@
+"""``recbole-choir compare``: models on datasets, tuned alike, over seeds, with their controls."""

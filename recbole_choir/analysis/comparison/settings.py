@@ -1,0 +1,78 @@
+"""Settings laid over each other: common ones, those of a cell, a point of its search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from recbole_choir.errors import ConfigError
+from recbole_choir.integration import parse_cli
+from recbole_choir.integration.cli import Merge
+from recbole_choir.integration.config_checks import read_yaml
+
+#: Mappings of which a layer may give single entries; others are replaced whole, as in a run's
+#: own layers (docs/configuration.md).
+MERGED = ("eval_args", "semantic")
+
+
+def laid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay ``above`` over ``below``: single entries of :data:`MERGED` and of dotted keys."""
+    out = dict(below)
+    for key, value in above.items():
+        merge = key in MERGED or isinstance(value, Merge)
+        out[key] = _deep(out.get(key), value) if merge else value
+    return out
+
+
+def _deep(below: Any, above: Any) -> Any:
+    """Merge mappings entry by entry, at every depth."""
+    if not isinstance(below, Mapping) or not isinstance(above, Mapping):
+        return above
+    # over a Merge, which changes entries of a default that is not known here, the result does too
+    out: dict[str, Any] = Merge(below) if isinstance(below, Merge) else dict(below)
+    for key, value in above.items():
+        out[key] = _deep(out.get(key), value)
+    return out
+
+
+def nested(point: Mapping[str, Any]) -> dict[str, Any]:
+    """A point whose dotted keys (``lgb_params.num_leaves``) reach into mappings, as settings."""
+    out: dict[str, Any] = {}
+    for key, value in point.items():
+        *path, last = key.split(".")
+        node = out
+        for part in path:
+            node = node.setdefault(part, Merge())
+        node[last] = value
+    return out
+
+
+def sets(settings: Mapping[str, Any], key: str) -> bool:
+    """Whether the settings give ``key``, dotted or not, or a mapping it lies in."""
+    node: Any = settings
+    for part in key.split("."):
+        if not isinstance(node, Mapping):
+            return True  # a whole value was given for a mapping the key reaches into
+        if part not in node:
+            return False
+        node = node[part]
+    return True
+
+
+def common_settings(files: list[Path], words: list[str]) -> dict[str, Any]:
+    """Settings of every cell: YAML files, later ones win, then ``--key=value`` words.
+
+    Raises:
+        ConfigError: A file cannot be read, or a word is not ``--key=value``.
+    """
+    out: dict[str, Any] = {}
+    for path in files:
+        out = laid(out, read_yaml(path))
+    out = laid(out, parse_cli(words))
+    for key in ("model", "dataset", "seed"):
+        if key in out:
+            raise ConfigError(
+                f"{key}: compare sets it for every cell; expected --{key}s, got {out[key]!r}"
+            )
+    return out

@@ -1,0 +1,200 @@
+"""The search of one cell: Optuna proposes points, validation alone chooses.
+
+The trials of a cell do not depend on how many run at once or on when the comparison was stopped:
+the sampler of trial t is seeded by the tuning seed and t, the first ten are drawn without looking
+at results, and each later one waits for all before it. Cells with the same space therefore try the
+same first points. All trials are in an Optuna storage, which Optuna's own tools can read.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole_choir.analysis import record as records
+from recbole_choir.analysis.comparison.plan import Cell
+from recbole_choir.analysis.comparison.spaces import Dimension
+from recbole_choir.errors import ConfigError
+
+#: Trials drawn without looking at results: Optuna's own number for its TPE sampler.
+RANDOM_TRIALS = 10
+STORAGE = "tuning.db"
+
+
+def load_optuna() -> Any:
+    """Import Optuna.
+
+    Raises:
+        ConfigError: It is not installed; the line says how to get it.
+    """
+    try:
+        optuna = importlib.import_module("optuna")
+    except ImportError as error:
+        raise ConfigError(
+            f"compare: --tune needs the package optuna, got none ({error}): "
+            "pip install 'recbole-choir[tuning]', or --tune=0 for the defaults"
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def open_storage(out: Path) -> Any:
+    """The durable storage of a comparison: SQLite, whose transactions survive a kill."""
+    optuna = load_optuna()
+    # RDBStorage writes its tables in steps: made under another name and moved when whole
+    path = out / STORAGE
+    if not path.exists():
+        temporary = out / f".{STORAGE}.new"
+        temporary.unlink(missing_ok=True)
+        storage = optuna.storages.RDBStorage(f"sqlite:///{temporary}")
+        storage.engine.dispose()
+        temporary.replace(path)
+    return optuna.storages.RDBStorage(f"sqlite:///{path}")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A proposed point.
+
+    Attributes:
+        number: From 0.
+        point: Key -> value as it is used.
+        value: Validation metric; null: not finished, or failed.
+        state: open | complete | failed.
+    """
+
+    number: int
+    point: dict[str, Any]
+    value: float | None
+    state: str
+
+
+class Tuning:
+    """The trials of one cell.
+
+    Args:
+        cell: What is searched, and from which first point.
+        trials: How many trials.
+        seed: Of the sampler.
+        storage: From :func:`open_storage`.
+        retry: Propose failed trials anew; False: leave everything as it is, to look at.
+    """
+
+    def __init__(
+        self, cell: Cell, trials: int, seed: int, storage: Any, retry: bool = True
+    ) -> None:
+        self._optuna = load_optuna()
+        self.cell = cell
+        self.trials = trials
+        self.seed = seed
+        self._space = {key: self._distribution(d) for key, d in cell.space.items()}
+        asked = [cell.config, cell.first, repr(cell.space), seed, cell.metric]
+        digest = records.config_hash({"asked": asked})
+        self.name = f"{cell.dataset} | {cell.name} | {digest}"
+        self._storage = storage
+        self._study = self._open()
+        seen = self._study.get_trials(deepcopy=False)
+        if retry and not all(self._whole(trial) for trial in seen):
+            # A trial that failed, or that was cut off between two of its values: the same points
+            # are proposed again, and those with a record are not run again.
+            self._optuna.delete_study(study_name=self.name, storage=storage)
+            self._study = self._open()
+
+    def _open(self) -> Any:
+        study = self._optuna.create_study(
+            study_name=self.name,
+            storage=self._storage,
+            direction="maximize" if self.cell.larger else "minimize",
+            load_if_exists=True,
+        )
+        study.set_user_attr("chosen_by", f"validation {self.cell.metric}")
+        return study
+
+    def _whole(self, trial: Any) -> bool:
+        if trial.state.name in ("FAIL", "WAITING", "PRUNED"):
+            return False
+        return trial.distributions.keys() == self._space.keys()
+
+    def _distribution(self, dimension: Dimension) -> Any:
+        distributions = self._optuna.distributions
+        if dimension.choices:
+            return distributions.CategoricalDistribution(dimension.choices)
+        low, high, log, step = dimension.low, dimension.high, dimension.log, dimension.step
+        if dimension.whole:
+            return distributions.IntDistribution(low, high, log=log, step=int(step or 1))
+        return distributions.FloatDistribution(low, high, log=log, step=step)
+
+    def all(self) -> list[Trial]:
+        """The trials so far, in order; more than asked for where an earlier start had more."""
+        out = []
+        for trial in self._study.get_trials(deepcopy=False)[: self.trials]:
+            state = {"COMPLETE": "complete", "FAIL": "failed"}.get(trial.state.name, "open")
+            out.append(Trial(trial.number, self._point(trial.params), trial.value, state))
+        return out
+
+    def propose(self) -> Trial | None:
+        """The next trial; none when all are proposed or the next waits for open ones."""
+        seen = self.all()
+        number = len(seen)
+        if number >= self.trials:
+            return None
+        if number >= RANDOM_TRIALS and any(trial.state == "open" for trial in seen):
+            return None
+        self._study.sampler = self._optuna.samplers.TPESampler(
+            seed=_seed(self.seed, number),
+            n_startup_trials=RANDOM_TRIALS,
+            multivariate=False,
+            constant_liar=False,
+        )
+        if number == 0:  # the defaults: a search never ends below them on validation
+            self._study.enqueue_trial(self._stored(self.cell.first))
+        trial = self._study.ask(self._space)
+        return Trial(trial.number, self._point(trial.params), None, "open")
+
+    def tell(self, number: int, record: Mapping[str, Any]) -> None:
+        """Tell the result of a trial from its record; only its validation is read.
+
+        Args:
+            number: Of the trial.
+            record: Of its run: a finished one, or one with an ``error``.
+        """
+        value = validation(record, self.cell.metric)
+        if value is None:
+            self._study.tell(number, state=self._optuna.trial.TrialState.FAIL)
+        else:
+            self._study.tell(number, value)
+
+    def best(self) -> Trial | None:
+        """The trial with the best validation metric, the earliest of equals; none if all failed."""
+        sign = 1.0 if self.cell.larger else -1.0
+        scored = [(sign * t.value, -t.number, t) for t in self.all() if t.value is not None]
+        return max(scored, key=lambda entry: entry[:2])[2] if scored else None
+
+    def _point(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        space = self.cell.space
+        return {key: space[key].rounded(params[key]) for key in space if key in params}
+
+    def _stored(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of ranges in the type that their distribution stores."""
+        return {
+            key: value
+            if self.cell.space[key].choices or self.cell.space[key].whole
+            else float(value)
+            for key, value in point.items()
+        }
+
+
+def validation(record: Mapping[str, Any], metric: str) -> float | None:
+    """The validation metric of a record; none of a failed run, or where it is not a number."""
+    value = (record.get("best_valid") or {}).get(metric)
+    if "error" in record or value is None or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _seed(seed: int, number: int) -> int:
+    return int(records.config_hash({"seed": seed, "trial": number}), 16)

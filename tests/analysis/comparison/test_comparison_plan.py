@@ -1,0 +1,176 @@
+"""What a comparison consists of, and what it refuses before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from recbole_choir.analysis.comparison.plan import parse_seeds
+from recbole_choir.analysis.comparison.rows import load_rows, rows_dir
+from recbole_choir.analysis.comparison.settings import common_settings, laid, nested, sets
+from recbole_choir.analysis.comparison.spaces import Dimension, defaults, load_space, search_dir
+from recbole_choir.errors import ConfigError
+from recbole_choir.integration import ChoirConfig, known_models
+from recbole_choir.integration.cli import Merge
+
+MODELS = sorted(known_models())
+
+
+def test_controls_and_the_reference_are_rows_without_being_asked_for(fakes: Any) -> None:
+    plan = fakes.plan_of("AKTRec", "ChoirRec")
+    assert plan.rows("ml-100k") == [
+        *("Base", "two Base seeds averaged", "AKTRec", "AKTRec, random ids"),
+        *("ChoirRec", "ChoirRec, random groups"),
+    ]
+    assert plan.pairs("ml-100k") == [
+        ("two Base seeds averaged", "Base"),
+        *(("AKTRec", "Base"), ("AKTRec", "AKTRec, random ids"), ("AKTRec, random ids", "Base")),
+        *(("ChoirRec", "Base"), ("ChoirRec", "ChoirRec, random groups")),
+        ("ChoirRec, random groups", "Base"),
+    ]
+    control = next(c for c in plan.cells if c.name == "AKTRec, random ids")
+    assert control.config == {"semantic": {"input": "random", "items": {"input": "random"}}}
+
+
+def test_every_row_but_a_sweep_has_the_same_number_of_trials(fakes: Any) -> None:
+    plan = fakes.plan_of("POSO", ablation=["ChoirRec"], sweep=["K", "lambda"], trials=7)
+    trials = {(c.kind, plan.trials_of(c)) for c in plan.cells}
+    assert trials == {("model", 7), ("control", 7), ("ablation", 7), ("sweep", 0)}
+    assert {c.point_of for c in plan.cells if c.kind == "sweep"} == {"ChoirRec"}
+    assert sum(c.kind == "ablation" for c in plan.cells) == 9, "the rows of Table 2"
+    assert [c.part for c in plan.cells if c.kind == "sweep"][-1] == ("lambda", "0.05")
+
+
+def test_what_a_row_sets_is_not_searched_and_wins_over_a_point(fakes: Any) -> None:
+    plan = fakes.plan_of("ChoirRec", sweep=["lambda"], common={"dropout_prob": 0.2})
+    model = next(c for c in plan.cells if c.name == "ChoirRec")
+    assert "dropout_prob" not in model.space
+    assert "kd_lambda" in model.space
+    swept = next(c for c in plan.cells if c.part == ("lambda", "0.05"))
+    run = swept.run(11, {"kd_lambda": 0.001, "learning_rate": 0.01}, "seed")
+    assert run.config == {"dropout_prob": 0.2, "kd_lambda": 0.05, "learning_rate": 0.01}
+
+
+def test_a_control_keeps_the_common_settings_of_the_table(fakes: Any) -> None:
+    plan = fakes.plan_of(
+        "ChoirRec", common={"semantic": {"n_snapshots": 2, "items": {"input": "text"}}}
+    )
+    control = next(c for c in plan.cells if c.kind == "control")
+    wanted = {"n_snapshots": 2, "items": {"input": "text"}, "input": "random"}
+    assert control.config["semantic"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "message"),
+    [
+        (["ChoirRek"], {}, r"no context-aware model named 'ChoirRek' \(did you mean 'ChoirRec'"),
+        (["Base"], {"datasets": ["ml-100"]}, "did you mean 'ml-100k'"),
+        (["Base"], {"common": {"epoch": 3}}, r"epoch: no such configuration key.*'epochs'"),
+        (["DeepFM"], {"common": {"kd_lambda": 0.1}}, "Base does not read this key, only ChoirRec"),
+        (["Base"], {"common": {"epochs": "many"}}, "epochs: expected"),
+        (["Base", "Base"], {}, "--models: expected names, all different"),
+        (["Base"], {"ablation": ["POSO"]}, "--ablation: POSO has no rows; known: AKTRec, Choir"),
+        (["ChoirRec"], {"sweep": ["lamda"]}, r"figure 'lamda' \(did you mean 'lambda'"),
+        (["Base"], {"seeds": (1, 2)}, "--seeds: 1 is the seed of the trials"),
+        (["Base"], {"trials": -1}, "--tune: expected a number from 0, got -1"),
+    ],
+)
+def test_mistakes_are_one_line(models: list[str], options: dict, message: str) -> None:
+    from recbole_choir.analysis.comparison.plan import make_plan
+
+    given = {"datasets": ["ml-100k"], "seeds": (11,), "trials": 1, **options}
+    fixed = [given.pop(key) for key in ("datasets", "seeds", "trials")]
+    with pytest.raises(ConfigError, match=message) as error:
+        make_plan(models, *fixed, **given)
+    assert "\n" not in str(error.value)
+
+
+def test_seeds_are_a_number_or_a_list() -> None:
+    assert parse_seeds("3") == (2020, 2021, 2022)
+    assert parse_seeds("7,9") == (7, 9)
+    assert parse_seeds("7,") == (7,)
+    for text in ("", "0", "7,7", "a", "-1"):
+        with pytest.raises(ConfigError, match="--seeds: expected"):
+            parse_seeds(text)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_has_a_space_of_keys_that_it_reads_and_that_holds_its_defaults(
+    model: str,
+) -> None:
+    if model in ("LightGBM", "XGBoost"):
+        pytest.importorskip("lightgbm")
+        pytest.importorskip("xgboost")
+    config = ChoirConfig(model=model, dataset="ml-100k").final_config_dict
+    space = load_space(model, search_dir(), config)
+    assert space
+    first = defaults(space, config)
+    assert first.keys() == space.keys(), "the first trial is the model's defaults"
+    ChoirConfig(model=model, dataset="ml-100k", config_dict=nested(first))
+    assert ("learning_rate" in space) == (model not in ("LightGBM", "XGBoost"))
+
+
+@pytest.mark.parametrize("path", sorted(rows_dir().glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_row_of_a_model_is_read_by_it(path: Path) -> None:
+    rows = load_rows(path.stem, rows_dir())
+    settings = [*rows.controls.values(), *rows.ablation.values()]
+    settings += [s for values in rows.sweep.values() for s in values.values()]
+    assert len(settings) > 8
+    for one in settings:
+        ChoirConfig(model=path.stem, dataset="ml-100k", config_dict=one)
+
+
+def test_spaces_are_read_strictly(tmp_path: Path) -> None:
+    def space(**content: object) -> dict[str, Dimension]:
+        (tmp_path / "default.yaml").write_text(yaml.safe_dump(content))
+        return load_space("M", tmp_path, {"x": 1})
+
+    good = space(x={"low": 1, "high": 8, "log": True}, other={"choices": [1]})
+    assert list(good) == ["x"], "a key of the default that the model lacks is left out"
+    assert good["x"].whole
+    for content, message in (
+        ({"low": 2, "high": 1}, "expected low < high, got 2, 1"),
+        ({"low": 0, "high": 1, "log": True}, "expected 0 < low < high"),
+        ({"choices": []}, "expected a list with an entry"),
+        ({"choices": [[1]]}, "expected numbers or texts"),
+        ({"choices": [1], "low": 0}, "expected {choices"),
+        ({"low": 0, "hihg": 1}, r"unknown field 'hihg' \(did you mean 'high'"),
+        ({"low": 0, "high": 1, "step": 0}, "step: expected a number above 0"),
+        ({"low": "a", "high": 1}, "expected numbers for low and high"),
+        (3, "expected {choices"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            space(x=content)
+
+
+def test_a_models_own_space_adds_and_takes_away(tmp_path: Path) -> None:
+    (tmp_path / "default.yaml").write_text("a: {choices: [1]}\nb: {choices: [1]}\n")
+    (tmp_path / "M.yaml").write_text("a: ~\nc: {low: 0.0, high: 1.0, step: 0.25}\n")
+    space = load_space("M", tmp_path, {"a": 1, "b": 1})
+    assert list(space) == ["b", "c"]
+    assert space["c"].contains(0.75)
+    assert not space["c"].contains(0.8)
+    assert space["c"].rounded(0.30000000000000004) == 0.3
+    assert not space["b"].contains(True), "True is no 1"
+
+
+def test_settings_are_laid_as_the_layers_of_a_run_are(tmp_path: Path) -> None:
+    assert laid({"load_col": {"a": 1}}, {"load_col": {"b": 2}}) == {"load_col": {"b": 2}}
+    below = {"semantic": {"a": 1, "items": {"x": 1}}}
+    above = {"semantic": {"items": {"y": 2}}}
+    assert laid(below, above) == {"semantic": {"a": 1, "items": {"x": 1, "y": 2}}}
+    assert nested({"p.q": 1, "r": 2}) == {"p": {"q": 1}, "r": 2}
+    assert isinstance(nested({"p.q": 1})["p"], Merge), "other entries of the mapping stay"
+    assert sets({"p": {"q": 1}}, "p.q")
+    assert not sets({"p": {"q": 1}}, "p.r")
+    file = tmp_path / "c.yaml"
+    file.write_text("epochs: 3\nsemantic: {input: behaviour}\n")
+    assert common_settings([file], ["--epochs=4", "--semantic.n_levels=2"]) == {
+        "epochs": 4,
+        "semantic": {"input": "behaviour", "n_levels": 2},
+    }
+    with pytest.raises(ConfigError, match=r"seed: compare sets it.*--seeds"):
+        common_settings([], ["--seed=3"])
