@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recbole_choir.semantic.frames import ITEM_ID, USER_ID, Frames
+from recbole_choir.semantic.frames import USER_ID, Frames
+from recbole_choir.semantic.grouping import aligned_vectors
+from recbole_choir.semantic.inputs import GroupingInput
 from recbole_choir.semantic.inputs.base import idf, unit_rows
 
 Float32 = NDArray[np.float32]
-#: Where users without purchases are similar: what is known of every user before any event.
-Locate = Callable[[Frames], Float32]
-
 #: A number is one of so many equal parts of the users.
 PARTS: Final = 5
 
@@ -42,21 +40,20 @@ def attribute_vectors(frames: Frames) -> Float32:
     return unit_rows(np.concatenate(parts, axis=1)).astype(np.float32)
 
 
-def profile_vectors(write: Locate) -> Locate:
+def profile_vectors(frames: Frames, source: GroupingInput) -> Float32:
     """Embeddings of what can be said of users without any event, centred on their mean.
 
     Args:
-        write: From frames to one vector a user, such as a ``TextInput``'s.
+        frames: Its users alone are read.
+        source: Writes and embeds profiles.
+
+    Returns:
+        float32 [n, d] unit rows, zeros for users of whom nothing can be said.
     """
-
-    def locate(frames: Frames) -> Float32:
-        nobody = Frames(frames.interactions.iloc[:0], frames.users, frames.items[[ITEM_ID]])
-        x = write(nobody).astype(np.float64)
-        known = np.asarray(x.any(axis=1))
-        middle = x[known].mean(axis=0) if known.any() else np.zeros(x.shape[1])
-        return unit_rows(np.where(known[:, None], x - middle, 0.0)).astype(np.float32)
-
-    return locate
+    nothing = Frames(frames.interactions.iloc[:0], frames.users, frames.items)
+    x, known = aligned_vectors(source.fit(nothing), nothing)
+    middle = x[known].mean(axis=0) if known.any() else np.zeros(x.shape[1])
+    return unit_rows(np.where(known[:, None], x - middle, 0.0)).astype(np.float32)
 
 
 def _words(values: pd.Series) -> pd.Series:

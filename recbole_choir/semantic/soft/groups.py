@@ -18,21 +18,18 @@ from tqdm import tqdm
 from recbole_choir.errors import ConfigError
 from recbole_choir.semantic.encode import Encoder
 from recbole_choir.semantic.frames import ITEM_ID, USER_ID, Frames
-from recbole_choir.semantic.grouping import aligned_vectors
 from recbole_choir.semantic.hashing import normal_of
 from recbole_choir.semantic.inputs import make_input
-from recbole_choir.semantic.inputs.base import positions
 from recbole_choir.semantic.recipe import Recipe
-from recbole_choir.semantic.soft.cold import Locate, attribute_vectors, profile_vectors
+from recbole_choir.semantic.soft.cold import attribute_vectors, profile_vectors
 from recbole_choir.semantic.soft.neighbours import nearest_weights
 from recbole_choir.semantic.soft.prototypes import memberships, prototype_vectors
+from recbole_choir.semantic.soft.purchases import Purchases
 from recbole_choir.semantic.soft.settings import SoftRecipe
 from recbole_choir.semantic.soft.spaces import Located, Space, make_spaces, side_by_side
 from recbole_choir.table_format import NEIGHBOURS, PROTOTYPES
 
 logger = logging.getLogger(__name__)
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -115,8 +112,9 @@ def soft_groups(
     soft = recipe.soft
     if soft is None:
         raise ConfigError("recipe.soft: expected how soft groups are made, got null")
-    spaces = make_spaces(recipe, soft, encoder, profiles, cache_dir, device)
-    cold = _cold(recipe, soft, encoder)
+    spaces = make_spaces(frames, recipe, soft, encoder, profiles, cache_dir, device)
+    purchases = Purchases.of(frames)
+    cold = _cold(frames, recipe, soft, encoder)
     users = frames.users[USER_ID].to_numpy(object)
     items = frames.items[ITEM_ID].to_numpy(object)
     weights: list[csr_matrix] = []
@@ -124,10 +122,12 @@ def soft_groups(
     statistics: list[dict[str, Any]] = []
     bar = tqdm(moments, desc="soft groups", unit="snapshot", disable=not show_progress)
     for index, moment in enumerate(bar):
-        before = frames.before(float(moment))
-        active = _purchases(before) >= soft.min_purchases
-        located = [space.locate(before, active) for space in spaces]
-        matrix, figures = _weights(before, located, active, soft, recipe.seed, cold)
+        counts = purchases.before(float(moment))
+        active = np.asarray(counts.sum(axis=1)).reshape(-1) >= soft.min_purchases
+        located = [space.locate(float(moment), counts, active) for space in spaces]
+        # With random weights, spaces of behaviour are there for own scores alone.
+        similar = located[-1:] if soft.control == "random" else located
+        matrix, figures = _weights(similar, active, soft, recipe.seed, cold)
         if soft.control == "permuted":
             matrix = permuted(matrix, users, recipe.seed, square=soft.kind == NEIGHBOURS)
         weights.append(matrix.astype(np.float32))
@@ -175,12 +175,11 @@ def permuted(matrix: csr_matrix, users: NDArray[np.object_], seed: int, square: 
 
 
 def _weights(
-    frames: Frames,
     located: list[Located],
     active: NDArray[np.bool_],
     soft: SoftRecipe,
     seed: int,
-    cold: Locate | None,
+    cold: NDArray[np.float32] | None,
 ) -> tuple[csr_matrix, dict[str, Any]]:
     """Weights of one snapshot, and who has them."""
     here = side_by_side(located)
@@ -197,9 +196,8 @@ def _weights(
             centres = prototype_vectors(here.x[members], width, seed)
             matrix = memberships(here.x, known, centres, soft.temperature, width)
     if cold is not None and len(unknown):
-        x = cold(frames)
-        unknown = unknown[x[unknown].any(axis=1)]
-        like = nearest_weights(x, unknown, members, soft.k, soft.power)
+        unknown = unknown[cold[unknown].any(axis=1)]
+        like = nearest_weights(cold, unknown, members, soft.k, soft.power)
         matrix = matrix + (like if soft.kind == NEIGHBOURS else _mean_rows(like) @ matrix)
     matrix = csr_matrix(matrix)
     matrix.sort_indices()
@@ -218,11 +216,14 @@ def _mean_rows(weights: csr_matrix) -> csr_matrix:
     return diags(np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)) @ weights
 
 
-def _cold(recipe: Recipe, soft: SoftRecipe, encoder: Encoder | None) -> Locate | None:
+def _cold(
+    frames: Frames, recipe: Recipe, soft: SoftRecipe, encoder: Encoder | None
+) -> NDArray[np.float32] | None:
+    """Where users are before any event of theirs: the same at every snapshot."""
     if soft.cold == "none":
         return None
     if soft.cold == "attributes":
-        return attribute_vectors
+        return attribute_vectors(frames)
     # What can be said of a user without events is the same text whoever writes the others.
     by_template = {"engine": "template"}
     of_text = recipe.model_copy(
@@ -233,13 +234,7 @@ def _cold(recipe: Recipe, soft: SoftRecipe, encoder: Encoder | None) -> Locate |
         }
     )
     source = make_input(of_text, encoder, show_progress=False)
-    return profile_vectors(lambda frames: aligned_vectors(source.fit(frames), frames)[0])
-
-
-def _purchases(frames: Frames) -> Ints:
-    """Positives of each user [n]."""
-    at = positions(frames.positives[USER_ID], pd.Index(frames.users[USER_ID].to_numpy(object)))
-    return np.bincount(at[at >= 0], minlength=len(frames.users)).astype(np.int64)
+    return profile_vectors(frames, source)
 
 
 def _named_own(

@@ -22,8 +22,8 @@ class SoftRecipe(BaseModel):
             type): the same of its values; ``profile``, ``text_parts``, ``aligned``: the vectors of
             the grouping inputs ``text``, ``text_parts`` and ``aligned``.
         svd_dim: Dimensions of a space of behaviour.
-        popularity: What a space of behaviour does about the mean row: ``keep``, ``centre`` or
-            ``drop`` the leading component (as the input ``behaviour``).
+        drop_first: Leave out the leading component of a space of behaviour, which holds
+            popularity.
         k: Neighbours of a user.
         power: A neighbour's weight is ``max(cosine, 0) ^ power``.
         n_prototypes: K; fewer where there are fewer than two active users to a prototype.
@@ -43,7 +43,7 @@ class SoftRecipe(BaseModel):
     kind: Literal["neighbours", "prototypes"] = "neighbours"
     spaces: list[str] = Field(default=["items", "category"], min_length=1)
     svd_dim: int = Field(default=48, ge=1)
-    popularity: Literal["keep", "centre", "drop"] = "keep"
+    drop_first: bool = False
     k: int = Field(default=300, ge=1)
     power: float = Field(default=3.0, gt=0)
     n_prototypes: int = Field(default=60, ge=1)

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, diags
+from sklearn.utils.extmath import randomized_svd
 
-from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.semantic.encode import Encoder
-from recbole_choir.semantic.frames import ITEM_ID, LABEL, TIMESTAMP, USER_ID, Frames
+from recbole_choir.semantic.frames import Frames
 from recbole_choir.semantic.grouping import aligned_vectors
-from recbole_choir.semantic.inputs import BehaviourInput, GroupingInput, RandomInput, make_input
-from recbole_choir.semantic.inputs.base import count_pairs, positions, unit_rows
+from recbole_choir.semantic.inputs import GroupingInput, RandomInput, make_input
+from recbole_choir.semantic.inputs.base import idf, unit_rows
 from recbole_choir.semantic.recipe import Recipe
-from recbole_choir.semantic.soft.settings import ITEMS, TEXT_SPACES, SoftRecipe
+from recbole_choir.semantic.soft.purchases import values_of_items
+from recbole_choir.semantic.soft.settings import TEXT_SPACES, SoftRecipe
 
 Float32 = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -57,69 +59,76 @@ class Space(Protocol):
 
     name: str
 
-    def locate(self, frames: Frames, active: Bools) -> Located:
-        """Put ``frames.users`` into the space, from the events strictly before ``frames.time``.
+    def locate(self, moment: float, counts: csr_matrix, active: Bools) -> Located:
+        """Put users into the space, from the events strictly before a moment.
 
         Args:
-            frames: What is known.
+            moment: Epoch seconds.
+            counts: Purchases before it, ``[n_users, n_items]``.
             active: bool [n], the users that may be neighbours.
         """
         ...
 
 
 class BehaviourSpace:
-    """Truncated SVD of log1p purchases, tf-idf weighted, rows of norm 1, fitted at each snapshot.
+    """Truncated SVD of what users bought, fitted at each snapshot.
+
+    ::
+
+        X_ut = log1p(purchases of t by u) * log((1 + users) / (1 + users with t)),  rows of norm 1
+        X ~ U S V^T,   x_u = X_u V, divided by its norm
 
     Args:
         name: ``items``, or the item field whose values stand for the items.
-        svd_dim: Dimensions.
-        popularity: See :class:`~.inputs.behaviour.BehaviourInput`.
-        seed: Of the iterative solver.
-        own: Also give the vectors for own scores.
+        values: ``[n_items, n_values]`` which values each item has.
+        svd_dim: Dimensions; fewer where there are fewer users or values.
+        drop_first: Leave out the leading component, which holds popularity.
+        seed: Of the randomised solver.
+        own: Also give the vectors for own scores: ``X_u V``, and V of the item (the mean of its
+            values).
+
+    References:
+        Halko, Martinsson and Tropp (2011), the solver, of scikit-learn.
     """
 
     def __init__(
         self,
         name: str,
+        values: csr_matrix,
         svd_dim: int,
-        popularity: Literal["centre", "drop", "keep"],
-        seed: int,
+        drop_first: bool = False,
+        seed: int = 0,
         own: bool = False,
     ) -> None:
         self.name = name
+        self.values = values
         self.svd_dim = svd_dim
-        self.popularity = popularity
+        self.drop_first = drop_first
         self.seed = seed
         self.own = own
 
-    def locate(self, frames: Frames, active: Bools) -> Located:
-        """See :class:`Space`.
-
-        Raises:
-            ConfigError: The items have no such field.
-        """
-        things = frames if self.name == ITEMS else _in_terms_of(frames, self.name)
-        fitted = BehaviourInput(self.svd_dim, self.seed, popularity=self.popularity).fit(things)
-        x, known = fitted.coordinates(things)
-        unit = unit_rows(x)
+    def locate(self, moment: float, counts: csr_matrix, active: Bools) -> Located:
+        """See :class:`Space`."""
+        x = _weighted(csr_matrix(counts @ self.values))
+        factors = self._factors(x)  # [n_values, d]
+        users = np.asarray(x @ factors)
+        unit = unit_rows(users).astype(np.float32)
         own = None
         if self.own:
-            own = OwnVectors(x.astype(np.float32), self._item_vectors(frames, fitted))
-        known = known & unit.any(axis=1)
-        return Located(unit.astype(np.float32), known, own)
+            n = np.maximum(np.asarray(self.values.sum(axis=1)), 1.0)
+            items = np.asarray((self.values @ factors) / n, dtype=np.float32)
+            own = OwnVectors(users.astype(np.float32), items)
+        return Located(unit, np.asarray(unit.any(axis=1)), own)
 
-    def _item_vectors(self, frames: Frames, fitted: BehaviourInput) -> Float32:
-        """The factor of each item, or the mean of those of its field's values."""
-        names, factors = fitted.item_factors
-        items = frames.items[ITEM_ID].reset_index(drop=True)
-        if self.name == ITEMS:
-            pairs = pd.DataFrame({"at": np.arange(len(items)), "value": items})
-        else:
-            pairs = _values_of(frames, self.name)
-        what = positions(pairs["value"], names)
-        counts = count_pairs(pairs["at"].to_numpy(), what, (len(items), len(names)))
-        n = np.maximum(np.asarray(counts.sum(axis=1)), 1.0)
-        return np.asarray((counts @ factors) / n, dtype=np.float32)
+    def _factors(self, x: csr_matrix) -> NDArray[np.float64]:
+        skipped = int(self.drop_first)
+        wanted = min(self.svd_dim + skipped, *x.shape)
+        if x.nnz == 0:  # nothing was bought, or everything by everyone
+            return np.zeros((x.shape[1], 1))
+        _, values, right = randomized_svd(x, wanted, random_state=self.seed)
+        right = right[: int((values > 1e-9 * values[0]).sum())]
+        right = right[min(skipped, len(right) - 1) :]  # where there is one component, it stays
+        return np.ascontiguousarray(right.T)
 
 
 class InputSpace:
@@ -130,24 +139,30 @@ class InputSpace:
     Args:
         name: Of the space.
         source: The input.
+        frames: All interactions, users and items.
         centre: Subtract the mean of the active users.
     """
 
-    def __init__(self, name: str, source: GroupingInput, centre: bool = True) -> None:
+    def __init__(
+        self, name: str, source: GroupingInput, frames: Frames, centre: bool = True
+    ) -> None:
         self.name = name
         self.source = source
+        self.frames = frames
         self.centre = centre
         self._fitted = False
 
-    def locate(self, frames: Frames, active: Bools) -> Located:
+    def locate(self, moment: float, counts: csr_matrix, active: Bools) -> Located:
         """See :class:`Space`."""
+        before = self.frames.before(moment)
         if not self._fitted:
-            self.source, self._fitted = self.source.fit(frames), True
-        x, known = aligned_vectors(self.source, frames)
+            self.source, self._fitted = self.source.fit(before), True
+        x, known = aligned_vectors(self.source, before)
         return _around(x, known, active if self.centre else np.zeros_like(known))
 
 
 def make_spaces(
+    frames: Frames,
     recipe: Recipe,
     soft: SoftRecipe,
     encoder: Encoder | None,
@@ -158,27 +173,35 @@ def make_spaces(
     """The spaces of a recipe.
 
     Args:
+        frames: All interactions, users and items.
         recipe: The whole recipe: the seed, and what the text inputs read.
         soft: Its part about soft groups.
         encoder: For spaces of text.
         profiles: Who writes the profiles.
         cache_dir, device: Of an input that is trained.
+
+    Raises:
+        ConfigError: There is no such space.
     """
-    if soft.control == "random":
-        return [InputSpace("random", RandomInput(seed=recipe.seed), centre=False)]
+    random = InputSpace("random", RandomInput(seed=recipe.seed), frames, centre=False)
     spaces: list[Space] = []
     for name in soft.spaces:
         if name in TEXT_SPACES:
+            if soft.control == "random":
+                continue
             of_text = recipe.model_copy(update={"input": TEXT_SPACES[name]})
             source = make_input(
                 of_text, encoder, profiles, False, cache_dir=cache_dir, device=device
             )
-            spaces.append(InputSpace(name, source))
-        else:
+            spaces.append(InputSpace(name, source, frames))
+        elif soft.control != "random" or soft.own_vectors:
+            values = values_of_items(frames, name)
             spaces.append(
-                BehaviourSpace(name, soft.svd_dim, soft.popularity, recipe.seed, soft.own_vectors)
+                BehaviourSpace(
+                    name, values, soft.svd_dim, soft.drop_first, recipe.seed, soft.own_vectors
+                )
             )
-    return spaces
+    return [*spaces, random] if soft.control == "random" else spaces
 
 
 def side_by_side(parts: Sequence[Located]) -> Located:
@@ -191,37 +214,18 @@ def side_by_side(parts: Sequence[Located]) -> Located:
     return Located(x, np.logical_or.reduce([part.known for part in parts]))
 
 
+def _weighted(counts: csr_matrix) -> csr_matrix:
+    """log1p, idf, rows of norm 1."""
+    bought = np.diff(counts.indptr) > 0
+    weights = idf(int(bought.sum()), np.bincount(counts.indices, minlength=counts.shape[1]))
+    x = csr_matrix(counts, dtype=np.float64, copy=True)
+    x.data = np.log1p(x.data) * weights[x.indices]
+    norm = np.sqrt(np.asarray(x.multiply(x).sum(axis=1)).reshape(-1))
+    return csr_matrix(diags(np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)) @ x)
+
+
 def _around(x: Float32, known: Bools, of: Bools) -> Located:
     """Centred on the mean of some users, rows of norm 1."""
     middle = x[known & of].mean(axis=0) if (known & of).any() else np.zeros(x.shape[1])
     unit = unit_rows(np.where(known[:, None], x - middle, 0.0)).astype(np.float32)
     return Located(unit, known & unit.any(axis=1))
-
-
-def _values_of(frames: Frames, field: str) -> pd.DataFrame:
-    """``at`` (row of ``frames.items``) and ``value`` (text) of an item field, one row a value.
-
-    Raises:
-        ConfigError: The items have no such field.
-    """
-    known = [str(c) for c in frames.items.columns if c != ITEM_ID]
-    if field not in known:
-        names = [ITEMS, *TEXT_SPACES, *known]
-        raise ConfigError(
-            f"recipe.soft.spaces: expected any of {', '.join(names)}, got '{field}'"
-            f"{nearest(field, names)}"
-        )
-    values = frames.items[field].reset_index(drop=True).explode().dropna()
-    texts = values.astype(str).to_numpy(object)
-    return pd.DataFrame({"at": values.index.to_numpy(np.int64), "value": texts})
-
-
-def _in_terms_of(frames: Frames, field: str) -> Frames:
-    """The purchases as purchases of the values of an item field."""
-    values = _values_of(frames, field)
-    ids = frames.items[ITEM_ID].to_numpy(object)
-    values = pd.DataFrame({ITEM_ID: ids[values["at"]], "value": values["value"]})
-    bought = frames.positives[[USER_ID, ITEM_ID, TIMESTAMP, LABEL]].merge(values, on=ITEM_ID)
-    bought = bought.drop(columns=ITEM_ID).rename(columns={"value": ITEM_ID})
-    things = pd.DataFrame({ITEM_ID: np.sort(values["value"].unique().astype(object))})
-    return Frames(bought, frames.users, things, frames.time)
