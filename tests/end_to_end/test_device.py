@@ -25,6 +25,11 @@ WITH_ITEMS = {
     "n_snapshots": 2,
     "items": {"input": "random", "quantizer": "rqkmeans"},
 }
+WITH_SOFT = {
+    "input": "random",
+    "n_snapshots": 2,
+    "soft": {"min_purchases": 5, "own_vectors": True, "svd_dim": 8},
+}
 
 
 @pytest.mark.parametrize(
@@ -34,12 +39,25 @@ WITH_ITEMS = {
         ("ChoirRec", {"variant": "paper", "attr_impute": True, "aux_bce": 0.1, **EVERYTHING}),
         ("ChoirRec", {"variant": "released", "kd_loss": "kl", "kd_alpha_mode": "selfnorm"}),
         ("ChoirRec", {"variant": "stats", "group_stats": True}),
+        ("ChoirRec", {"variant": "soft", "semantic": WITH_SOFT}),
+        ("Base", {"use_lifts": True, "use_own_scores": True, "semantic": WITH_SOFT}),
         ("AKTRec", {"semantic": WITH_ITEMS}),
         ("AKTRec", {"variant": "plus", "semantic": WITH_ITEMS, "group_stats": True}),
         ("BaseMM", {"semantic": WITH_ITEMS}),
         ("DeepFM", {"inject": ["group_id", "group_attr", "group_seq", "group_stats", "activity"]}),
     ],
-    ids=["Base", "paper", "released", "stats", "akt", "akt-plus", "base-mm", "DeepFM"],
+    ids=[
+        "Base",
+        "paper",
+        "released",
+        "stats",
+        "soft",
+        "base-lifts",
+        "akt",
+        "akt-plus",
+        "base-mm",
+        "DeepFM",
+    ],
 )
 def test_a_step_needs_no_value_on_the_host(
     model: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

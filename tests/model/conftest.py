@@ -46,6 +46,8 @@ SCHEMA = FeatureSchema(
     user_stat_names=tuple(f"u{i}" for i in range(5)),
     item_stat_names=tuple(f"i{i}" for i in range(4)),
     group_stat_names=tuple(f"g{i}" for i in range(6)),
+    lift_names=tuple(f"l{i}" for i in range(3)),
+    own_score_names=("s0", "s1"),
 )
 
 
@@ -277,6 +279,8 @@ def make_batch(n: int = 64, seed: int = 1) -> Interaction:
             "item_stats": torch.randn(n, 4, generator=rng),
             "group_stats": torch.randn(n, 6, generator=rng),
             "cross_stats": torch.randn(n, 7, generator=torch.Generator().manual_seed(seed)),
+            "lifts": torch.randn(n, 3, generator=torch.Generator().manual_seed(seed + 1)),
+            "own_scores": torch.randn(n, 2, generator=torch.Generator().manual_seed(seed + 2)),
             "n_buy": _ids(rng, 12, n).float(),
             "snapshot": _ids(rng, N_SNAPSHOTS + 1, n),
             "hour": _ids(rng, 4, n),

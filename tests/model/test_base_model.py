@@ -150,3 +150,23 @@ def test_group_statistics_that_are_not_there_are_an_error(helpers) -> None:
 def test_what_base_needs(helpers) -> None:
     assert Base.needs({}) == frozenset()
     assert Base.needs({"use_group_stats": True}) == {"groups", "group_stats"}
+    both = {"use_lifts": True, "use_own_scores": True}
+    assert Base.needs(both) == {"groups", "lifts", "own_scores"}
+
+
+def test_one_tower_with_lifts_is_base_with_more_columns(helpers) -> None:
+    batch, base = helpers.batch(), helpers.base()
+    model = helpers.base(seed=3, use_lifts=True, use_own_scores=True)
+    state = base.state_dict()
+    first = model.individual.first[0].weight
+    wide = torch.zeros_like(first)
+    wide[:, : state["individual.first.0.weight"].shape[1]] = state["individual.first.0.weight"]
+    model.load_state_dict({**state, "individual.first.0.weight": wide})
+    assert first.shape[1] == base.individual.first[0].in_features + 3 + 2
+    torch.testing.assert_close(model(batch), base(batch))  # weights of zero: nothing is added
+    with torch.no_grad():
+        first[:, -5:] = 1.0
+    for name in ("lifts", "own_scores"):
+        other = helpers.batch()
+        other.interaction[name] = helpers.batch(seed=9)[name]
+        assert not torch.equal(model(other), model(batch)), name

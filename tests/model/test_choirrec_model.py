@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any
 
@@ -248,6 +249,59 @@ def test_stats_channel_sees_statistics_item_and_context_only(helpers) -> None:
         other = helpers.batch()
         other.interaction[name] = helpers.batch(seed=9)[name]
         assert not torch.equal(model.channels(other).group, before), name
+
+
+def test_soft_channel_sees_lifts_item_and_context_only(helpers) -> None:
+    model, batch = helpers.choir(variant="soft"), helpers.batch()
+    before = model.channels(batch).group
+    blind = ("user_id", "snapshot", "hist_items", "user_stats", "n_buy", "group_stats")
+    for name in (*blind, "own_scores"):
+        other = helpers.batch()
+        other.interaction[name] = helpers.batch(seed=9)[name]
+        assert torch.equal(model.channels(other).group, before), name
+    for name in ("lifts", "item_id", "item_stats", "hour", "discount"):
+        other = helpers.batch()
+        other.interaction[name] = helpers.batch(seed=9)[name]
+        assert not torch.equal(model.channels(other).group, before), name
+    # and the individual channel sees no lift
+    other = helpers.batch()
+    other.interaction["lifts"] = helpers.batch(seed=9)["lifts"]
+    out, changed = model.channels(batch), model.channels(other)
+    assert torch.equal(changed.individual, out.individual)
+    assert torch.equal(changed.alpha_fusion, out.alpha_fusion)
+
+
+def test_soft_loss_is_that_of_the_fused_and_of_the_group_logit(helpers) -> None:
+    model, batch = helpers.choir(variant="soft"), helpers.batch()
+    out = model.channels(batch)
+    expected = model.bce(out.fused, batch) + 0.3 * model.bce(out.group, batch)
+    torch.testing.assert_close(model.calculate_loss(batch), expected)
+    figures = model.epoch_diagnostics()
+    assert [k for k in figures if "level" in k] == [
+        f"mean_alpha_fusion_level_{i}" for i in range(1, 6)
+    ]
+    assert "frac_qualified" not in figures
+
+
+def test_soft_and_stats_are_one_model_on_other_columns(helpers) -> None:
+    soft, stats = helpers.choir(variant="soft"), helpers.choir(variant="stats")
+    shapes = {n: p.shape for n, p in stats.named_parameters()}
+    for name, p in soft.named_parameters():
+        if name == "group.first.0.weight":
+            assert p.shape[1] == shapes[name][1] - 3  # three lifts for six statistics
+        else:
+            assert p.shape == shapes[name], name
+
+
+def test_soft_reads_no_table_itself(helpers) -> None:
+    dataset = helpers.dataset(groups=None)
+    assert helpers.choir(dataset=dataset, variant="soft").groups is None
+    assert ChoirRec.needs({"variant": "soft"}) == {"groups", "lifts"}
+    assert ChoirRec.needs({}) == {"groups"}
+    schema = dataset.model_inputs.schema
+    dataset.model_inputs.schema = dataclasses.replace(schema, lift_names=())
+    with pytest.raises(ConfigError, match="use_lifts expects a dataset with lifts"):
+        helpers.choir(dataset=dataset, variant="soft")
 
 
 def test_fusion_gate_depends_on_activity_alone(helpers) -> None:

@@ -14,13 +14,18 @@ from recbole_choir.integration.registry import known_models, model_class
 B, L = 64, 6
 
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
-    "Base": {"base": {}, "base-mlp-stats": {"att_type": "mlp", "use_group_stats": True}},
+    "Base": {
+        "base": {},
+        "base-mlp-stats": {"att_type": "mlp", "use_group_stats": True},
+        "base-lifts": {"use_lifts": True, "use_own_scores": True},
+    },
     "BaseMM": {"base-mm": {}, "base-mm-vectors": {"use_codes": False}},
     "ChoirRec": {
         "paper": {},
         "paper-mlp": {"att_type": "mlp"},
         "released": {"variant": "released"},
         "stats": {"variant": "stats"},
+        "soft": {"variant": "soft"},
         "one-tower": {"use_dual_channel": False, "use_group_stats": True},
         "everything": {
             "attr_impute": True,
