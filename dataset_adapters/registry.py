@@ -9,14 +9,19 @@ from typing import Any
 
 from recbole_choir.errors import DataError, nearest
 
+from .ali_ccp import AliCCP
 from .amazon import AmazonBeauty, AmazonSports, AmazonToys
+from .amazon2023 import Amazon2023AllBeauty
 from .base import Adapter
 from .complete_journey import CompleteJourney, CompleteJourneySparse
 from .complete_journey_coupons import CompleteJourneyCoupons
 from .globo import GloboNewsClicks
+from .kuairand import KuaiRandPure
 from .movielens import MovieLens1M, MovieLens100K
 from .raw import find_file
 from .ta_feng import TaFeng
+from .taobao_ad import TaobaoAd
+from .taobao_logs import TaobaoUserBehavior, Tmall
 from .yelp import Yelp, YelpThinned
 
 #: Environment variable with the folder that holds the datasets' raw folders.
@@ -35,6 +40,12 @@ _CLASSES: tuple[type[Adapter], ...] = (
     AmazonBeauty,
     AmazonSports,
     AmazonToys,
+    Amazon2023AllBeauty,
+    TaobaoAd,
+    TaobaoUserBehavior,
+    Tmall,
+    AliCCP,
+    KuaiRandPure,
 )
 
 
