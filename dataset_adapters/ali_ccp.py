@@ -54,13 +54,14 @@ def feature(features: pd.Series, field: str) -> pd.Series:
     return features.str.extract(pattern, expand=False).fillna("")
 
 
-def _files(part: str) -> tuple[RawFile, RawFile]:
+def _files(part: str, rows: int) -> tuple[RawFile, RawFile]:
     return (
         RawFile(
             name=f"sample_skeleton_{part}.csv",
             columns=("sample", "click", "conversion", "view", "size", "features"),
             numeric=("click", "conversion"),
             required=("click", "conversion", "view", "features"),
+            rows=rows,
         ),
         RawFile(
             name=f"common_features_{part}.csv",
@@ -76,7 +77,8 @@ class AliCCP(Adapter):
     The set has **no time**: it is known only that all of test is after all of train. Time is the
     place in the files, train first; all rows of one page view (they share a common feature index)
     have the place of its first row, so that none is in another's history. Within train and within
-    test the order of the files is taken for the order of time, which is not documented.
+    test the order of the files stands in for time, for want of anything else: histories there may
+    look ahead.
 
     Options: ``label`` (``click``, or ``conversion`` of clicked rows), ``user_share``, ``seed``.
     Fields that sum up what a user did before (109_14, 110_14, 127_14, 150_14, 508, 509, 702, 853)
@@ -88,7 +90,10 @@ class AliCCP(Adapter):
     source: ClassVar[str] = (
         "https://tianchi.aliyun.com/dataset/408 (sample_train.tar.gz, sample_test.tar.gz, unpacked)"
     )
-    files: ClassVar[tuple[RawFile, ...]] = (*_files("train"), *_files("test"))
+    files: ClassVar[tuple[RawFile, ...]] = (
+        *_files("train", 42_300_135),
+        *_files("test", 43_016_840),
+    )
     #: A fiftieth of the users is about 1.7 million rows.
     options: ClassVar[Mapping[str, Any]] = {"label": "click", "user_share": 0.02, "seed": 2017}
 

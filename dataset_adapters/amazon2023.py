@@ -19,9 +19,11 @@ import pandas as pd
 from recbole_choir.errors import DataError
 
 from .base import Adapter
+from .download import Download
 from .raw import RawFile, RawFolder
 from .text import clean_text
 
+_SITE = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw"
 #: Between the categories of an item; their names hold blanks and commas.
 CATEGORY_SEPARATOR = "|"
 
@@ -62,6 +64,12 @@ class Amazon2023AllBeauty(Adapter):
     source: ClassVar[str] = (
         "https://amazon-reviews-2023.github.io/ (All_Beauty.jsonl, meta_All_Beauty.jsonl)"
     )
+    #: No checksums are published; the row counts below are checked.
+    downloads: ClassVar[tuple[Download, ...]] = (
+        Download(f"{_SITE}/review_categories/All_Beauty.jsonl.gz"),
+        Download(f"{_SITE}/meta_categories/meta_All_Beauty.jsonl.gz"),
+    )
+    terms: ClassVar[str] = "as its makers say there"
     files: ClassVar[tuple[RawFile, ...]] = (
         _lines("All_Beauty.jsonl", 701_528),
         _lines("meta_All_Beauty.jsonl", 112_590),

@@ -17,6 +17,7 @@ import pandas as pd
 
 from recbole_choir.errors import DataError, nearest
 
+from .download import Download
 from .raw import RawFile, RawFolder
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,10 @@ class Adapter(ABC):
     files: ClassVar[tuple[RawFile, ...]]
     #: Where a user gets the raw files.
     source: ClassVar[str]
+    #: What their makers offer to programs; empty: a login, a form or another site is in between.
+    downloads: ClassVar[tuple[Download, ...]] = ()
+    #: What the makers ask of users, in a line.
+    terms: ClassVar[str] = ""
     #: Counts of the official edition: interactions, users, items, user_rows, item_rows.
     expected: ClassVar[Mapping[str, int]] = {}
     #: Raised when the same raw files give other atomic files than before.
@@ -96,6 +101,11 @@ class Adapter(ABC):
             str, numbers either str exactly as in the raw file or numeric.
         """
 
+    @classmethod
+    def where_from(cls) -> str:
+        """Where a user gets the raw files, for error messages."""
+        return cls.source + (f", or by recbole-choir download {cls.name}" if cls.downloads else "")
+
     def settings(self) -> dict[str, Any]:
         """Choices that change the outcome (seeds, shares); part of the manifest."""
         return dict(self.chosen)
@@ -132,7 +142,7 @@ class Adapter(ABC):
                 differs, an id is repeated, or ``out_dir`` holds something else.
         """
         out = Path(out_dir)
-        raw = RawFolder(Path(raw_dir), self.files, self.source, progress)
+        raw = RawFolder(Path(raw_dir), self.files, self.where_from(), progress)
         origin = self._origin(raw, verify)
         if self._is_current(out, origin):
             log.info("%s: %s is up to date", self.name, out)

@@ -18,6 +18,7 @@ import pandas as pd
 from recbole_choir.errors import DataError, nearest
 
 from .base import Adapter
+from .download import Download
 from .raw import RawFile, RawFolder
 from .text import clean_text
 
@@ -101,6 +102,14 @@ class KuaiRandPure(Adapter):
     name: ClassVar[str] = "kuairand-pure"
     folders: ClassVar[tuple[str, ...]] = ("kuairand-pure", "KuaiRand-Pure", "KuaiRand-Pure/data")
     source: ClassVar[str] = "https://kuairand.com/ (KuaiRand-Pure, folder data)"
+    downloads: ClassVar[tuple[Download, ...]] = (
+        Download(
+            "https://zenodo.org/records/10439422/files/KuaiRand-Pure.tar.gz",
+            "md5:0820331067a3784d9691136f772b35a7",
+            archive=True,
+        ),
+    )
+    terms: ClassVar[str] = "CC BY-SA 4.0"
     files: ClassVar[tuple[RawFile, ...]] = (
         _log("log_standard_4_08_to_4_21_pure.csv", 1_141_112),
         _log("log_standard_4_22_to_5_08_pure.csv", 295_497),

@@ -13,8 +13,11 @@ from typing import ClassVar
 import pandas as pd
 
 from .base import Adapter
+from .download import Download
 from .raw import RawFile, RawFolder
 from .text import clean_text
+
+_TERMS = "for research, not to be passed on without GroupLens' permission"
 
 # The codes are spelled out: a profile or an embedding can do nothing with "occupation 4".
 ML1M_AGES = {
@@ -103,6 +106,14 @@ class MovieLens1M(Adapter):
     name: ClassVar[str] = "ml-1m"
     folders: ClassVar[tuple[str, ...]] = ("movielens-1m", "ml-1m")
     source: ClassVar[str] = "https://grouplens.org/datasets/movielens/1m/"
+    downloads: ClassVar[tuple[Download, ...]] = (
+        Download(
+            "https://files.grouplens.org/datasets/movielens/ml-1m.zip",
+            "md5:c4d9eecfca2ab87c1945afe126590906",
+            archive=True,
+        ),
+    )
+    terms: ClassVar[str] = _TERMS
     files: ClassVar[tuple[RawFile, ...]] = (
         RawFile(
             name="ratings.dat",
@@ -185,6 +196,14 @@ class MovieLens100K(Adapter):
     name: ClassVar[str] = "ml-100k"
     folders: ClassVar[tuple[str, ...]] = ("movielens-100k", "ml-100k")
     source: ClassVar[str] = "https://grouplens.org/datasets/movielens/100k/"
+    downloads: ClassVar[tuple[Download, ...]] = (
+        Download(
+            "https://files.grouplens.org/datasets/movielens/ml-100k.zip",
+            "md5:0e33842e24a9c977be4e0107933c0723",
+            archive=True,
+        ),
+    )
+    terms: ClassVar[str] = _TERMS
     files: ClassVar[tuple[RawFile, ...]] = (
         RawFile(
             name="u.data",

@@ -100,7 +100,7 @@ def find_raw(name: str, raw_data_path: str | os.PathLike[str] | None = None) -> 
     files = ", ".join(f.name for f in adapter.files)
     raise DataError(
         f"{name}: raw files not found, looked in {where}, expected a folder {folders} with {files} "
-        f"(or .gz) under raw_data_path or ${ENVIRONMENT_KEY}; get them from {adapter.source}"
+        f"(or .gz) under raw_data_path or ${ENVIRONMENT_KEY}; get them from {adapter.where_from()}"
     )
 
 

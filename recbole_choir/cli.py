@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -21,6 +22,7 @@ usage: run_recbole_choir.py --model=MODEL [--dataset=DATASET]
                                                 tests and tables; see compare --help
        recbole-choir groups --out FOLDER        groupings of a dataset compared; see groups --help
        recbole-choir report FOLDER --out PAGE   records as one HTML page; see report --help
+       recbole-choir download NAME --raw DIR    a dataset's official files; see download --help
 
   --model=ChoirRec         a model of this package or any context-aware model of RecBole,
                            LightGBM or XGBoost; --list shows them all
@@ -54,11 +56,18 @@ def _report(argv: Sequence[str]) -> int:
     return report_main(argv)
 
 
+def _download(argv: Sequence[str]) -> int:
+    # By name, because in a checkout the adapters lie beside the package and are joined at run time.
+    command = importlib.import_module("recbole_choir.dataset_adapters.download_command")
+    return int(command.main(argv))
+
+
 COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "study": study_main,
     "compare": _compare,
     "groups": _groups,
     "report": _report,
+    "download": _download,
 }
 
 

@@ -290,7 +290,8 @@ def test_every_adapter_is_complete() -> None:
         assert cls.folders
         for raw in cls.files:
             assert set(raw.numeric) | set(raw.required) <= set(raw.columns)
-            assert raw.rows
+            # how many page views Ali-CCP describes is published as "about 730,000" alone
+            assert raw.rows or raw.name.startswith("common_features_")
 
 
 @pytest.mark.slow
