@@ -56,7 +56,7 @@ _PAPER: Final[Mapping[str, Any]] = MappingProxyType(
         "use_cluster_stats": False,
     }
 )
-# What public data favours, beside the paper's design.
+# Beyond the paper; what it gains stands in docs/results.md.
 _PLUS: Final[Mapping[str, Any]] = MappingProxyType(
     {
         "cluster_init": "centroid",

@@ -65,7 +65,7 @@ _RELEASED: Final[Mapping[str, Any]] = MappingProxyType(
         "eg_normalize": False,
     }
 )
-# What public data favours: the group channel sees as-of group statistics alone.
+# Beyond the paper: the group channel sees as-of group statistics alone.
 _STATS: Final[Mapping[str, Any]] = MappingProxyType(
     {
         "group_channel": "stats",
