@@ -17,6 +17,8 @@ from recbole_choir.integration import ChoirConfig, create_dataset, init_logging,
 from recbole_choir.semantic import load_recipe, snapshot_times
 from recbole_choir.semantic.canonical import prepare_frames
 from recbole_choir.semantic.compare import SEEDS, TABLE, compare, parse_candidates
+from recbole_choir.semantic.profiles.engines import LLM_ENGINES
+from recbole_choir.semantic.profiles.llm_profiles import store_path
 from recbole_choir.semantic.recipe import Recipe
 from recbole_choir.sources import ensure_atomic_files
 
@@ -80,14 +82,25 @@ def compare_groups(
             ),
             **chosen,
         }
+    tables = Path(config["semantic_dir"])
     return compare(
         prepare_frames(*frames),
-        chosen,
+        {name: _beside(recipe, tables) for name, recipe in chosen.items()},
         out,
         seeds=seeds,
-        cache_dir=Path(config["semantic_dir"]) / ".compare",
+        cache_dir=tables / ".embeddings",
         downstream=_downstream(study, str(config["dataset"])) if study else None,
         show_progress=bool(config["show_progress"]),
+    )
+
+
+def _beside(recipe: Recipe, tables: Path) -> Recipe:
+    """The recipe with the profiles that runs have paid for, and will read."""
+    if recipe.profile_engine not in LLM_ENGINES or recipe.profile.store is not None:
+        return recipe
+    store = store_path(recipe.profile, tables / "table")
+    return recipe.model_copy(
+        update={"profile": recipe.profile.model_copy(update={"store": str(store)})}
     )
 
 

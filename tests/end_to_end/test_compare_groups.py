@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from recbole_choir.analysis.compare_groups import _beside
 from recbole_choir.cli import main
+from recbole_choir.semantic import load_recipe
+from recbole_choir.semantic.profiles.llm_profiles import profile_writer
 
 
 def record(folder: Path, cell: str, seed: int, gauc: float, dataset: str = "ml-100k") -> None:
@@ -62,3 +65,16 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "expected records of dataset 'ml-100k'" in capsys.readouterr().err
     assert main(["groups", "--out", str(tmp_path), "--recipes", "behavior"]) == 2
     assert "did you mean 'behaviour'" in capsys.readouterr().err
+
+
+def test_profiles_of_runs_are_read_and_not_paid_for_again(tmp_path: Path) -> None:
+    recipe = load_recipe("local_llm")
+    of_runs = profile_writer(recipe, tmp_path / "ml-100k-text-key")
+    of_groups = profile_writer(_beside(recipe, tmp_path), tmp_path / "out" / "table", tmp_path)
+    assert of_runs is not None
+    assert of_groups is not None
+    assert of_groups.store_path == of_runs.store_path
+    assert _beside(recipe, tmp_path).profile.identity() == recipe.profile.identity()
+    template, own = load_recipe("embedded"), load_recipe("local_llm", {"profile": {"store": "s"}})
+    assert _beside(template, tmp_path) is template
+    assert _beside(own, tmp_path) is own
