@@ -150,7 +150,7 @@ def _lift(
     others = by_what[what] - lookup(counts, user, what)
     everything = by_user.sum() - by_user[user]
     weighted = groups.sums(snapshot, counts, user, what)
-    mass = groups.sums(snapshot, csr_matrix(by_user[:, None]), user, np.zeros_like(user))
+    mass = groups.masses(snapshot, by_user)[user]
     out = np.zeros(len(user))
     some = others > 0
     share = others[some] / everything[some]

@@ -49,9 +49,20 @@ class SoftGroups:
             return _over_prototypes(matrix, counts, user, what)
         return _over_neighbours(matrix, counts, user, what)
 
-    def covered(self, snapshot: int) -> NDArray[np.bool_]:
-        """Whether each user has any weight at a snapshot: ``[n_users]``."""
-        return np.diff(self.weights[snapshot - 1].indptr) > 0
+    def masses(self, snapshot: int, totals: Floats) -> Floats:
+        """``sum_v w_uv totals[v]`` of every user, its own left out.
+
+        Args:
+            snapshot: From 1 on.
+            totals: ``[n_users]``.
+
+        Returns:
+            ``[n_users]``, in O(weights).
+        """
+        matrix = self.weights[snapshot - 1]
+        if self.kind == "neighbours":
+            return np.asarray(matrix @ totals)
+        return np.maximum(matrix @ (matrix.T @ totals) - _with_itself(matrix) * totals, 0.0)
 
 
 def _over_neighbours(weights: csr_matrix, counts: csr_matrix, user: Ints, what: Ints) -> Floats:
@@ -68,13 +79,20 @@ def _over_neighbours(weights: csr_matrix, counts: csr_matrix, user: Ints, what: 
 
 def _over_prototypes(members: csr_matrix, counts: csr_matrix, user: Ints, what: Ints) -> Floats:
     out = np.zeros(len(user))
-    totals = (members.T @ counts).toarray().T  # [n_what, K]
+    totals = np.ascontiguousarray((members.T @ counts).toarray().T)  # [n_what, K]
+    order = np.argsort(user, kind="stable")  # few different users in a block
     for first, last in _blocks(len(user), members.shape[1]):
-        mine = members[user[first:last]].toarray()  # [block, K]
-        out[first:last] = np.einsum("qk,qk->q", mine, totals[what[first:last]])
+        pairs = order[first:last]
+        asked, at = np.unique(user[pairs], return_inverse=True)
+        mine = members[asked].toarray()  # [block users, K]
+        out[pairs] = np.einsum("qk,qk->q", mine[at], totals[what[pairs]])
     # The user's own entered with the weight that its memberships have with themselves.
-    own = np.asarray(members.multiply(members).sum(axis=1)).reshape(-1)[user]
-    return np.maximum(out - own * lookup(counts, user, what), 0.0)
+    return np.maximum(out - _with_itself(members)[user] * lookup(counts, user, what), 0.0)
+
+
+def _with_itself(members: csr_matrix) -> Floats:
+    """Diagonal of ``A A^T``."""
+    return np.asarray(members.multiply(members).sum(axis=1)).reshape(-1)
 
 
 def lookup(counts: csr_matrix, row: Ints, column: Ints) -> Floats:
