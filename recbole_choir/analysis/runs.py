@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import traceback
 from dataclasses import dataclass, field
 from multiprocessing import parent_process
 from pathlib import Path
@@ -50,7 +51,7 @@ class Run:
             "dataset": self.dataset,
             "seed": self.seed,
             "role": self.role,
-            "asked": self.config,
+            "asked": records.without_machine(self.config),
             **self.extra,
         }
 
@@ -66,7 +67,7 @@ def finished(run: Run, out: Path) -> bool:
     return path.exists() and "error" not in records.read_json(path)
 
 
-def execute(run: Run, out: str, threads: int, gpu: int | None = None) -> None:
+def execute(run: Run, out: str, threads: int, gpu: int | None = None, log: bool = False) -> None:
     """Run in a fresh process and leave a record in ``out``; weights are not kept.
 
     Args:
@@ -74,8 +75,31 @@ def execute(run: Run, out: str, threads: int, gpu: int | None = None) -> None:
         out: Folder of the records.
         threads: Threads of torch.
         gpu: The GPU to take, where there are several; null leaves it to the configuration.
+        log: Write what the run says to :func:`log_path` instead of the terminal; kept if it fails.
     """
     _end_with_parent()
+    if not log:
+        _run(run, out, threads, gpu)
+        return
+    path = log_path(run, Path(out))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        for stream in (1, 2):  # also what libraries write past Python
+            os.dup2(file.fileno(), stream)
+        try:
+            _run(run, out, threads, gpu)
+        except BaseException:
+            traceback.print_exc(file=file)
+            raise
+    path.unlink()
+
+
+def log_path(run: Run, out: Path) -> Path:
+    """Where the messages of a run are that failed."""
+    return out / "logs" / f"{run.key()}.log"
+
+
+def _run(run: Run, out: str, threads: int, gpu: int | None) -> None:
     torch.set_num_threads(threads)
     path = record_path(run, Path(out))
     weights = Path(out) / "runs" / f"{run.key()}-weights"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import sqlite3
 import sys
 import time
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ from recbole_choir.analysis.comparison.summary import State, collect, write_sign
 from recbole_choir.analysis.comparison.tuning import load_optuna
 from recbole_choir.analysis.tables import to_markdown
 from recbole_choir.errors import ConfigError
+from recbole_choir.integration import ChoirConfig
+from recbole_choir.sources import ensure_atomic_files
 
 DESCRIPTION = """\
 Compare models on datasets. Every row is tuned with the same number of trials, chosen on
@@ -76,20 +79,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if plan.trials:
         load_optuna()  # before anything is run
     options.out.mkdir(parents=True, exist_ok=True)
-    # not a path on someone's machine: the folder by its last part
-    words = [word.replace(str(options.out), options.out.name) for word in argv]
-    command = shlex.join(["recbole-choir", "compare", *words])
+    lock = _lock(options.out)
+    command = shlex.join(["recbole-choir", "compare", *map(_without_machine, argv)])
     if options.only_tables:
         state = open_progress(plan, options.out, retry=False)
         for progress in state.values():
             progress.settle()
     else:
+        for dataset in plan.datasets:  # once, here: two workers would do it twice
+            cell = next(cell for cell in plan.cells if cell.dataset == dataset)
+            ensure_atomic_files(ChoirConfig(cell.model, dataset, config_dict=cell.config))
         workers = options.workers or default_workers(options.threads)
         try:
             state = run_missing(plan, options.out, workers, Processes(options.out, options.threads))
         except KeyboardInterrupt:
             _stop()
     page = write_tables(plan, state, options.out, command)
+    lock.close()
     print(page.read_text(encoding="utf-8"))
     print(f"tables: {page}, {options.out / 'tables'}")
     missing = sum(p.total - p.over for p in state.values())
@@ -131,6 +137,27 @@ def dry_run(plan: Plan, out: Path) -> str:
         f"{len(plan.cells)} cells, at most {total} runs; seeds {', '.join(map(str, plan.seeds))}; "
         f"without runs of their own: {averages}. {done} records are in {out}."
     )
+
+
+def _lock(out: Path) -> sqlite3.Connection:
+    """Keep other comparisons out of the folder until the connection or this process ends.
+
+    Raises:
+        ConfigError: Another one is at work there.
+    """
+    connection = sqlite3.connect(out / ".lock", timeout=0, isolation_level=None)
+    try:
+        connection.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        connection.close()
+        raise ConfigError(f"--out {out}: another comparison is at work there ({error})") from error
+    return connection
+
+
+def _without_machine(word: str) -> str:
+    """A word of the command, a folder on someone's machine by its last part."""
+    option, equals, value = word.rpartition("=")
+    return f"{option}{equals}{Path(value).name}" if Path(value).is_absolute() else word
 
 
 def _stop() -> None:

@@ -127,9 +127,8 @@ def _legend(plan: Plan) -> str:
     )
     return (
         f"{searched} Then seeds {seeds}: mean ± sample standard deviation. Marks on gains: "
-        f"`*` the paired bootstrap over users, `†` the paired t-test over seeds, each with "
-        f"Holm's correction over all pairs and segments of the dataset below {LEVEL}. Controls "
-        "are rows: random groups or ids, and two seeds averaged."
+        f"`*` p below {LEVEL} in the paired bootstrap over users, `†` in the paired t-test over "
+        "seeds, both after Holm's correction over all pairs and segments of the dataset."
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from recbole_choir.analysis import record as records
 from recbole_choir.analysis.comparison.plan import Cell, Plan
 from recbole_choir.analysis.comparison.tuning import Trial, Tuning
-from recbole_choir.analysis.runs import Run, finished, record_path, write_failure
+from recbole_choir.analysis.runs import Run, finished, log_path, record_path, write_failure
 
 
 class Progress:
@@ -76,7 +76,9 @@ class Progress:
     def done(self, run: Run, error: str | None) -> None:
         """A run of :meth:`ready` has ended; its record is written if it failed."""
         if error is not None:
-            write_failure(run, self.out, error)
+            log = log_path(run, self.out)
+            where = f" (logs/{log.name})" if log.exists() else ""
+            write_failure(run, self.out, f"{error}{where}")
         if run.role == "tune":
             self._tell(run)
         else:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import deque
+import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
@@ -48,7 +49,7 @@ class Processes:
         """Start a run; with several GPUs, slot s takes GPU s modulo their number."""
         gpu = slot % self._gpus if self._gpus > 1 else None
         pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1)
-        future = pool.submit(execute, run, str(self.out), self.threads, gpu)
+        future = pool.submit(execute, run, str(self.out), self.threads, gpu, True)
         pool.shutdown(wait=False)
         return future
 
@@ -96,23 +97,22 @@ def run_missing(
         The state of every cell afterwards.
     """
     state = open_progress(plan, out)
-    queue: deque[tuple[Progress, Run]] = deque()
+    queue = [(progress, run) for progress in state.values() for run in progress.ready()]
     running: dict[Future[None], tuple[Progress, Run, int]] = {}
     free = list(range(workers))[::-1]
-    with tqdm(
-        total=sum(p.total for p in state.values()), desc="runs", disable=not show_progress
-    ) as bar:
+    total = sum(progress.total for progress in state.values())
+    there = sum(progress.over for progress in state.values())
+    with tqdm(total=total, initial=there, desc="runs", disable=not show_progress) as bar:
         while True:
-            for progress in state.values():
-                queue.extend((progress, run) for run in progress.ready())
-            _advance(bar, state, running)
             while queue and free:
-                progress, run = queue.popleft()
+                progress, run = _next(queue, running)
                 slot = free.pop()
                 running[start(run, slot)] = (progress, run, slot)
+            names = sorted({run.cell for _, run, _ in running.values()})
+            bar.set_postfix_str("; ".join(names), refresh=False)
+            bar.update(sum(progress.over for progress in state.values()) - bar.n)
             if not running:
                 return state
-            _advance(bar, state, running)
             ended, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in ended:
                 progress, run, slot = running.pop(future)
@@ -121,16 +121,23 @@ def run_missing(
                 message = None if error is None else _line(error)
                 progress.done(run, message)
                 if message is not None:
-                    tqdm.write(f"failed: {run.dataset}, {run.cell}, seed {run.seed}: {message}")
+                    what = f"{run.dataset}, {run.cell}, seed {run.seed}"
+                    tqdm.write(f"failed: {what}: {message}", file=sys.stderr)
+            for progress in state.values():
+                queue.extend((progress, run) for run in progress.ready())
 
 
-def _advance(
-    bar: tqdm,  # type: ignore[type-arg]
-    state: Mapping[tuple[str, str], Progress],
-    running: Mapping[Future[None], tuple[Progress, Run, int]],
-) -> None:
-    bar.set_postfix_str("; ".join(sorted({run.cell for _, run, _ in running.values()})), False)
-    bar.update(sum(p.over for p in state.values()) - bar.n)
+def _next(
+    queue: list[tuple[Progress, Run]], running: Mapping[Future[None], tuple[Progress, Run, int]]
+) -> tuple[Progress, Run]:
+    """Take a run of the cell with the fewest running, the first of equals.
+
+    Runs of one cell at once would build its semantic table at once; the second waits for nothing
+    when it comes later.
+    """
+    busy = Counter(progress.cell.id for progress, _, _ in running.values())
+    index = min(range(len(queue)), key=lambda i: (busy[queue[i][0].cell.id], i))
+    return queue.pop(index)
 
 
 def _line(error: BaseException) -> str:

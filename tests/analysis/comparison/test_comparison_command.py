@@ -88,6 +88,17 @@ def test_from_the_command_to_the_tables(
     assert {row["cell"] for row in differences} == {"two Base seeds averaged"}
 
 
+def test_two_comparisons_do_not_work_in_one_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = command._lock(tmp_path)
+    words = ["compare", "--models=Base", "--tune=0", "--out", str(tmp_path)]
+    assert main(words) == 2
+    assert "another comparison is at work there" in capsys.readouterr().err
+    lock.close()
+    command._lock(tmp_path).close()
+
+
 def test_an_interrupt_ends_at_once_and_says_what_is_next(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
