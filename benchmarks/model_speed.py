@@ -45,6 +45,8 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "Base, att_type mlp": ("Base", {"att_type": "mlp"}),
     "ChoirRec, variant paper": ("ChoirRec", {}),
     "ChoirRec, variant stats": ("ChoirRec", {"variant": "stats"}),
+    "ChoirRec, variant soft": ("ChoirRec", {"variant": "soft"}),
+    "Base with lifts": ("Base", {"use_lifts": True}),
     "BaseMM": ("BaseMM", {}),
     "AKTRec, variant paper": ("AKTRec", {}),
     "AKTRec, variant plus": ("AKTRec", {"variant": "plus"}),
@@ -110,6 +112,7 @@ def our_dataset(args: argparse.Namespace) -> SimpleNamespace:
         item_stat_names=tuple("abcd"),
         group_stat_names=tuple("abcdef"),
         cross_stat_names=A19_COLUMNS,
+        lift_names=tuple("abc"),
     )
     items, clusters = semantics(args)
     rows, activity = past(args)
@@ -281,6 +284,7 @@ def batch(args: argparse.Namespace) -> Interaction:
             "user_stats": torch.randn(n, 6),
             "item_stats": torch.randn(n, 4),
             "group_stats": torch.randn(n, 6),
+            "lifts": torch.randn(n, 3),
             "cross_stats": torch.randn(n, len(A19_COLUMNS)),
             "n_buy": torch.randint(0, 100, (n,)).float(),
             "snapshot": torch.randint(0, 5, (n,)),
