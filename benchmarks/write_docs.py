@@ -19,7 +19,10 @@ from recbole_choir.analysis.tables import markdown_tables, to_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
-PAGES = tuple(ROOT / "docs" / f"{name}.md" for name in ("results", "performance", "semantic-ids"))
+PAGES = tuple(
+    ROOT / "docs" / f"{name}.md"
+    for name in ("results", "performance", "semantic-ids", "soft-groups")
+)
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -141,7 +144,40 @@ def head_tail(study: str) -> Callable[[], str]:
     return lambda: markdown_tables(ROOT / "docs" / "records" / study, segments=HEAD_TAIL)
 
 
+#: Users by activity, those never seen among them.
+ACTIVITY = ("all", "low", "level_1", "level_2", "level_3", "level_4", "level_5", "new_users")
+NO_RECORD = "No record yet."
+
+
+def by_activity(study: str) -> Callable[[], str]:
+    """Tables of a study with a column for each activity level, once it has been run."""
+    folder = ROOT / "docs" / "records" / study
+    return lambda: markdown_tables(folder, segments=ACTIVITY) if folder.is_dir() else NO_RECORD
+
+
+def soft_cost() -> str:
+    """Seconds a snapshot of soft groups and rows a second of their lifts."""
+    if not (RECORDS / "soft_groups.json").is_file():
+        return NO_RECORD
+    rows = {}
+    for r in _read("soft_groups")["results"]:
+        total, speed = r["seconds_a_snapshot"], r["lift_rows_per_second"]
+        rows[f"{r['users']:,} users, {r['purchases']:,} purchases"] = {
+            "spaces, s": f"{r['seconds']['spaces']:.1f}",
+            "neighbours, s a snapshot": f"{total['neighbours']:.1f}",
+            "prototypes, s a snapshot": f"{total['prototypes']:.1f}",
+            "ratio": f"{r['neighbours_over_prototypes']:.1f}",
+            "lifts, rows/s: neighbours": f"{speed['neighbours']:,}",
+            "prototypes": f"{speed['prototypes']:,}",
+        }
+    return to_markdown(pd.DataFrame.from_dict(rows, orient="index"), "made-up purchases")
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "soft-cost": soft_cost,
+    "soft-complete-journey-sparse": by_activity("soft-complete-journey-sparse"),
+    "soft-complete-journey": by_activity("soft-complete-journey"),
+    "soft-ml-1m": by_activity("soft-ml-1m"),
     "gauc": gauc,
     "model-speed": model_speed,
     "rq-kmeans": rq_kmeans,
