@@ -9,19 +9,21 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from recbole_choir.analysis.tables import markdown_tables, to_markdown
+from recbole_choir.analysis.compare_groups import downstream
+from recbole_choir.analysis.tables import SEGMENTS, markdown_tables, to_markdown
+from recbole_choir.semantic.compare import comparison_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
 PAGES = tuple(
     ROOT / "docs" / f"{name}.md"
-    for name in ("results", "performance", "semantic-ids", "soft-groups")
+    for name in ("results", "performance", "semantic-ids", "soft-groups", "profiles")
 )
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -113,6 +115,47 @@ def groups() -> str:
     return to_markdown(pd.DataFrame.from_dict(table, orient="index"), "dataset, input")
 
 
+#: Groupings in the order of the tables; those without a record are left out.
+GROUPINGS = (
+    "user ids of Base",
+    "template + MiniLM",
+    "text parts",
+    "SmolLM2 + MiniLM",
+    "aligned",
+    "behaviour",
+    "random",
+)
+
+
+def groupings(folder: str, trained: str | None = None, dataset: str = "ml-100k") -> str:
+    """What ``recbole-choir groups`` measured, beside what models gained with the groups."""
+    records = {}
+    for path in (ROOT / "docs" / "records" / folder).glob("*.json"):
+        record = json.loads(path.read_text())
+        records[record["name"]] = record
+    gained = downstream(ROOT / "docs" / "records" / trained, dataset) if trained else None
+    return comparison_table([records[name] for name in GROUPINGS if name in records], gained)
+
+
+def profile_throughput() -> str:
+    """Profiles a second: the client alone, over a million prompts, and beside the real server."""
+    record = _read("profile_throughput")
+    rows = {}
+    for key, r in record.items():
+        if key.startswith("instant"):
+            clients = f", {r['processes']} clients" if r["processes"] > 1 else ""
+            rows[f"a server that answers at once{clients}"] = f"{r['best_profiles_per_second']:,}/s"
+        elif key == "memory":
+            growth = r["growth_after_first_quarter_mb"]
+            what = f"{r['prompts']:,} streamed prompts: memory from the first quarter to the end"
+            rows[what] = f"{growth:+.1f} MB"
+        elif key == "real":
+            what = f"llama.cpp's server, SmolLM2, {r['concurrency']} at a time: tokens/s, ours"
+            rows[f"{what} over the server's own"] = f"{r['median_ratio']:.3f}"
+    table = pd.DataFrame.from_dict({k: {"measured": v} for k, v in rows.items()}, orient="index")
+    return to_markdown(table, "profiles")
+
+
 def published() -> str:
     """RecBole's own models on its own protocol, beside what it published."""
     table: dict[str, dict[str, str]] = {}
@@ -139,20 +182,15 @@ HEAD_TAIL = (
 )
 
 
-def head_tail(study: str) -> Callable[[], str]:
-    """Tables of a study with a column for heads and for tails."""
-    return lambda: markdown_tables(ROOT / "docs" / "records" / study, segments=HEAD_TAIL)
-
-
 #: Users by activity, those never seen among them.
 ACTIVITY = ("all", "low", "level_1", "level_2", "level_3", "level_4", "level_5", "new_users")
 NO_RECORD = "No record yet."
 
 
-def by_activity(study: str) -> Callable[[], str]:
-    """Tables of a study with a column for each activity level, once it has been run."""
-    folder = ROOT / "docs" / "records" / study
-    return lambda: markdown_tables(folder, segments=ACTIVITY) if folder.is_dir() else NO_RECORD
+def study(name: str, segments: Sequence[str] = SEGMENTS) -> Callable[[], str]:
+    """Tables of a study, once it has been run."""
+    folder = ROOT / "docs" / "records" / name
+    return lambda: markdown_tables(folder, segments=segments) if folder.is_dir() else NO_RECORD
 
 
 def soft_cost() -> str:
@@ -175,9 +213,9 @@ def soft_cost() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "soft-cost": soft_cost,
-    "soft-complete-journey-sparse": by_activity("soft-complete-journey-sparse"),
-    "soft-complete-journey": by_activity("soft-complete-journey"),
-    "soft-ml-1m": by_activity("soft-ml-1m"),
+    "soft-complete-journey-sparse": study("soft-complete-journey-sparse", ACTIVITY),
+    "soft-complete-journey": study("soft-complete-journey", ACTIVITY),
+    "soft-ml-1m": study("soft-ml-1m", ACTIVITY),
     "gauc": gauc,
     "model-speed": model_speed,
     "rq-kmeans": rq_kmeans,
@@ -185,11 +223,16 @@ TABLES: dict[str, Callable[[], str]] = {
     "groups": groups,
     "recbole-published": published,
     "data-path": data_path,
-    "ml-100k": lambda: markdown_tables(ROOT / "docs" / "records" / "ml-100k"),
-    "ml-1m": lambda: markdown_tables(ROOT / "docs" / "records" / "ml-1m"),
-    "akt-ml-1m": head_tail("akt-ml-1m"),
-    "akt-complete-journey": head_tail("akt-complete-journey"),
-    "ml-100k-ablation": lambda: markdown_tables(ROOT / "docs" / "records" / "ml-100k-ablation"),
+    "groups-ml-100k": lambda: groupings("groups-ml-100k", "profiles-ml-100k"),
+    "groups-ml-1m": lambda: groupings("groups-ml-1m"),
+    "profile-throughput": profile_throughput,
+    "profiles-ml-100k": study("profiles-ml-100k"),
+    "ml-100k": study("ml-100k"),
+    "ml-1m": study("ml-1m"),
+    "akt-parts": study("akt-parts", HEAD_TAIL),
+    "akt-ml-1m": study("akt-ml-1m", HEAD_TAIL),
+    "akt-complete-journey": study("akt-complete-journey", HEAD_TAIL),
+    "ml-100k-ablation": study("ml-100k-ablation"),
 }
 
 

@@ -89,7 +89,7 @@ def compare_groups(
         out,
         seeds=seeds,
         cache_dir=tables / ".embeddings",
-        downstream=_downstream(study, str(config["dataset"])) if study else None,
+        downstream=downstream(study, str(config["dataset"])) if study else None,
         show_progress=bool(config["show_progress"]),
     )
 
@@ -104,7 +104,7 @@ def _beside(recipe: Recipe, tables: Path) -> Recipe:
     )
 
 
-def _downstream(study: Path, dataset: str) -> dict[str, dict[str, str]]:
+def downstream(study: Path, dataset: str) -> dict[str, dict[str, str]]:
     """Test GAUC of a study's cells over its seeds, by the name of the cell."""
     records = load_records(study)
     if len(records) == 0 or not (records["dataset"] == dataset).any():
