@@ -36,9 +36,9 @@ def test_equal_trials_then_seeds_at_the_point_with_the_best_validation(
 ) -> None:
     plan = fakes.plan_of("DeepFM", "ChoirRec", trials=12)
     fake = compare(fakes, plan, out)
+    state = open_progress(plan, out)
     for cell in plan.cells:
-        state = open_progress(plan, out)[cell.id]
-        assert [t.number for t in state.trials()] == list(range(12))
+        assert [t.number for t in state[cell.id].trials()] == list(range(12))
         tried = [run for run in fake.runs if run.cell == cell.name and run.role == "tune"]
         assert {run.seed for run in tried} == {1}
         best = max(tried, key=fakes.validation)
