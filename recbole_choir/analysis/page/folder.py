@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,11 @@ import pandas as pd
 
 from recbole_choir.analysis import record as records
 from recbole_choir.errors import DataError, nearest
+
+#: Roles of records that are no result: trials of a search, and runs of a point no longer chosen.
+_NO_RESULT = ("tune", "superseded")
+#: Rows of the main tables; the others are ablations and sweeps, which have one of their own.
+_MAIN = ("model", "control")
 
 #: Keys of a metric table's rows, as :func:`recbole_choir.analysis.tables.comparison` reads them.
 _COMMON = ("dataset", "cell", "role", "seed", "error")
@@ -35,6 +40,13 @@ class Run:
         """Whether it says that the run came to no result."""
         return "error" in self.record
 
+    @property
+    def kind(self) -> str:
+        """What it is in a comparison: model, control, ablation or sweep."""
+        if self.record.get("role") == "average":
+            return "control"
+        return str((self.record.get("row") or {}).get("kind") or "model")
+
 
 @dataclass(frozen=True)
 class RecordFolder:
@@ -43,14 +55,14 @@ class RecordFolder:
     Args:
         path: The folder.
         runs: In order of their cells, the base first, then of the files; runs that only chose
-            hyper-parameters are left out.
-        n_tuning: How many of those there are.
+            hyper-parameters, or whose choice was superseded, are left out.
+        n_left_out: How many of those there are.
         base: Name of the cell that gains are measured from; None if there is none.
     """
 
     path: Path
     runs: tuple[Run, ...]
-    n_tuning: int
+    n_left_out: int
     base: str | None
 
     @classmethod
@@ -79,7 +91,7 @@ class RecordFolder:
                 f"recbole-choir study FILE --out {path.name} makes them"
             )
         read = [(file.name, _read(file)) for file in files]
-        finished = [(name, r) for name, r in read if r.get("role") != "tune"]
+        finished = [(name, r) for name, r in read if r.get("role") not in _NO_RESULT]
         if not finished:
             raise DataError(
                 f"{path}: expected finished runs, got {len(read)} that only chose hyper-parameters"
@@ -101,6 +113,14 @@ class RecordFolder:
     def of(self, dataset: str) -> list[Run]:
         """The runs on a dataset, failed ones among them."""
         return [run for run in self.runs if run.record["dataset"] == dataset]
+
+    def main(self) -> RecordFolder:
+        """The same without ablations and sweeps."""
+        return replace(self, runs=tuple(run for run in self.runs if run.kind in _MAIN))
+
+    def kinds(self, dataset: str) -> dict[str, str]:
+        """Cell -> model, control, ablation or sweep."""
+        return {run.cell: run.kind for run in self.of(dataset)}
 
     def cells(self, dataset: str) -> list[str]:
         """Names of the cells on a dataset, the base first."""

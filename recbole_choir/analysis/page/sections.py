@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -9,13 +10,14 @@ from typing import Any, Final
 import pandas as pd
 
 from recbole_choir.analysis import record as records
+from recbole_choir.analysis.comparison.summary import LEVEL, gain
 from recbole_choir.analysis.differences import FILE as DIFFERENCES
 from recbole_choir.analysis.page.folder import RecordFolder, Run
 from recbole_choir.analysis.page.of_runs import plots_of_runs
 from recbole_choir.analysis.page.of_table import plots_of_table
 from recbole_choir.analysis.page.plot import Plot
 from recbole_choir.analysis.page.provenance import command, version_sets
-from recbole_choir.analysis.tables import comparison, differences, gates
+from recbole_choir.analysis.tables import comparison, gates
 from recbole_choir.data.semantic_table import SemanticTable
 
 #: Name of a table -> its segments and their headings.
@@ -43,6 +45,8 @@ SEGMENTS: Final[dict[str, dict[str, str]]] = {
     },
 }
 METRICS: Final = ("gauc", "auc")
+#: Mark -> the corrected p that it tells of, as in ``recbole-choir compare``.
+_MARKS: Final = {"*": "p_holm", "†": "p_seeds_holm"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Table:
         rows: Name of the row -> its cells.
         links: Whether a row's name leads to the runs behind it.
         strong: ``(row, column)`` of cells to be set off.
+        below: ``(row, column)`` -> a second line of that cell.
+        tags: Row -> a word beside its name.
         note: A line below.
     """
 
@@ -63,6 +69,8 @@ class Table:
     rows: Mapping[str, Sequence[str]]
     links: bool = True
     strong: frozenset[tuple[str, str]] = frozenset()
+    below: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
 
 
@@ -75,6 +83,7 @@ class Section:
         facts: Short facts for its head.
         tables: Metric -> tables.
         other_tables: Tables of no metric: differences, gates.
+        gain_note: What the gains below the numbers are, and their marks.
         plots: Plots in order of the page.
         missing: A line about each thing that could not be shown, and why.
         sources: Cell -> where its numbers come from.
@@ -86,6 +95,7 @@ class Section:
     facts: Sequence[str]
     tables: Mapping[str, Sequence[Table]]
     other_tables: Sequence[Table]
+    gain_note: str
     plots: Sequence[Plot]
     missing: Sequence[str]
     sources: Mapping[str, Sequence[Mapping[str, Any]]]
@@ -107,15 +117,16 @@ def make_section(
         TableError: A file of a semantic table is damaged.
     """
     frame = folder.frame()
-    plots, missing = plots_of_runs(folder, dataset)
+    plots, missing = plots_of_runs(folder.main(), dataset)
     if not semantic:
         missing.append(_no_table(folder, dataset))
     for number, table in enumerate(semantic, 1):
         more, notes = plots_of_table(table.path, table)
         plots += [_numbered(plot, table, number if len(semantic) > 1 else None) for plot in more]
         missing += notes
-    gaps = _differences(folder, dataset)
-    if gaps is None:
+    compared = _compared(folder, dataset)
+    gaps = _differences(compared)
+    if not gaps:
         missing.append(
             f"differences with bootstrap intervals: no {DIFFERENCES} in {folder.path.name}"
         )
@@ -125,15 +136,16 @@ def make_section(
     return Section(
         dataset=dataset,
         facts=_facts(folder, dataset),
-        tables={metric: _metric_tables(folder, frame, dataset, metric) for metric in METRICS},
+        tables={m: _metric_tables(folder, frame, dataset, m, compared) for m in METRICS},
         other_tables=[
-            *([gaps] if gaps else []),
+            *gaps,
             *(
                 [_of_frame("Gates in the last epoch, training rows", gate_table)]
                 if len(gate_table)
                 else []
             ),
         ],
+        gain_note=_gain_note(folder.base, compared),
         plots=plots,
         missing=missing,
         sources=_sources(folder.of(dataset), versions),
@@ -143,14 +155,68 @@ def make_section(
 
 
 def _metric_tables(
-    folder: RecordFolder, frame: pd.DataFrame, dataset: str, metric: str
+    folder: RecordFolder,
+    frame: pd.DataFrame,
+    dataset: str,
+    metric: str,
+    compared: Sequence[Mapping[str, Any]],
 ) -> list[Table]:
+    """Tables of one metric; below GAUC stands the relative gain over the base."""
+    kinds = folder.kinds(dataset)
+    main = folder.main().cells(dataset)
+    others = [cell for cell in kinds if cell not in main]
+    parts = [(title, heads, main) for title, heads in SEGMENTS.items()]
+    if others:
+        heads = {"all": "all rows", "low": "low activity", "level_1": "level 1 (least)"}
+        cells = [*([folder.base] if folder.base in kinds else []), *others]
+        parts.append(("Ablations and sweeps", heads, cells))
     tables = []
-    for title, heads in SEGMENTS.items():
+    for title, heads, cells in parts:
         table = comparison(frame, dataset, metric, list(heads))
-        table = table.reindex(columns=["runs", *heads]).loc[folder.cells(dataset)]
-        tables.append(_of_frame(title, table.rename(columns=heads)))
+        table = table.reindex(columns=["runs", *heads]).loc[cells]
+        below = _gains(frame, dataset, folder.base, heads, compared) if metric == "gauc" else {}
+        tags = {c: k for c, k in kinds.items() if k != "model" and k not in c.lower()}
+        tables.append(_of_frame(title, table.rename(columns=heads), below=below, tags=tags))
     return tables
+
+
+def _gains(
+    frame: pd.DataFrame,
+    dataset: str,
+    base: str | None,
+    heads: Mapping[str, str],
+    compared: Sequence[Mapping[str, Any]],
+) -> dict[tuple[str, str], str]:
+    """Relative gain of each cell over the base, with the marks of its tests."""
+    part = frame[(frame["dataset"] == dataset) & frame["segment"].isin(heads)]
+    means = part.groupby(["cell", "segment"], sort=False)["gauc"].mean()
+    tested = {(r["cell"], r["segment"]): r for r in compared if r["against"] == base}
+    below = {}
+    found = {(str(c), str(s)): float(v) for (c, s), v in zip(means.index, means)}
+    for (cell, segment), mean in found.items():
+        value = gain(mean, found.get((str(base), segment), float("nan")))
+        if cell != base and not math.isnan(value):
+            row = tested.get((cell, segment), {})
+            marks = "".join(m for m, key in _MARKS.items() if _found(row.get(key)))
+            below[cell, heads[segment]] = f"{value:+.2f} %{marks}"
+    return below
+
+
+def _found(p: float | None) -> bool:
+    """Whether a corrected test finds something; one that could not be made finds nothing."""
+    return p is not None and p < LEVEL
+
+
+def _gain_note(base: str | None, compared: Sequence[Mapping[str, Any]]) -> str:
+    if base is None:
+        return ""
+    note = f"Below: relative gain over {base}, in percent of its mean."
+    if any("p_holm" in row for row in compared):
+        note += (
+            f" * p below {LEVEL} in a paired bootstrap over users, † in a paired t-test over seeds,"
+            " both after Holm's correction over all pairs and segments."
+        )
+    return note
 
 
 def _of_frame(title: str, frame: pd.DataFrame, **more: Any) -> Table:
@@ -159,25 +225,44 @@ def _of_frame(title: str, frame: pd.DataFrame, **more: Any) -> Table:
     return Table(title, [str(c) for c in shown.columns], rows, **more)
 
 
-def _differences(folder: RecordFolder, dataset: str) -> Table | None:
-    """Pairs of cells with their intervals; what excludes zero is set off."""
-    frame = differences(folder.path, dataset)
-    if not len(frame):
-        return None
-    heads = {name: head for names in SEGMENTS.values() for name, head in names.items()}
-    strong = frozenset(
-        (f"{row['cell']} − {row['against']}", heads.get(row["segment"], row["segment"]))
-        for row in records.read_json(folder.path / DIFFERENCES)
-        if row["dataset"] == dataset and (row["low"] > 0 or row["high"] < 0)
+def _compared(folder: RecordFolder, dataset: str) -> list[dict[str, Any]]:
+    """Differences between cells, from the summary of a study or comparison."""
+    path = folder.path / DIFFERENCES
+    listed = records.read_json(path) if path.exists() else []
+    return [row for row in listed if row["dataset"] == dataset]
+
+
+def _differences(compared: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Pairs of cells with their intervals, a table for each family of segments.
+
+    Set off is what a test finds after its correction, or, where none was made, an interval that
+    excludes zero.
+    """
+    tables = []
+    corrected = any("p_holm" in row for row in compared)
+    note = "Paired bootstrap over users, 95 % interval, seeds averaged. Bold: " + (
+        f"p below {LEVEL} after Holm's correction over all pairs and segments."
+        if corrected
+        else "the interval excludes zero; nothing is corrected for the number of comparisons."
     )
-    return _of_frame(
-        "Differences in test GAUC",
-        frame.rename(columns=heads),
-        links=False,
-        strong=strong,
-        note="Paired bootstrap over users, 95 % interval, seeds averaged. Bold: the interval "
-        "excludes zero; nothing is corrected for the number of comparisons.",
-    )
+    for title, heads in SEGMENTS.items():
+        rows: dict[str, dict[str, str]] = {}
+        strong = set()
+        for row in compared:
+            if row["segment"] not in heads:
+                continue
+            name, head = f"{row['cell']} − {row['against']}", heads[row["segment"]]
+            text = f"{row['mean']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+            rows.setdefault(name, {})[head] = text
+            excluded = row["low"] > 0 or row["high"] < 0
+            if _found(row["p_holm"]) if corrected else excluded:
+                strong.add((name, head))
+        if rows:
+            frame = pd.DataFrame.from_dict(rows, orient="index")
+            frame = frame[[head for head in heads.values() if head in frame]]
+            name = f"Differences in test GAUC: {title.lower()}"
+            tables.append(_of_frame(name, frame, links=False, strong=frozenset(strong), note=note))
+    return tables
 
 
 def _failures(runs: Sequence[Run]) -> list[str]:

@@ -83,7 +83,7 @@ def render(
         folder=folder.path.name or str(folder.path),
         base=folder.base,
         n_runs=len(folder.runs),
-        n_tuning=folder.n_tuning,
+        n_left_out=folder.n_left_out,
         made_by=made_by,
         version=records.versions().get("recbole-choir", "from a checkout"),
         time=records.now(),

@@ -21,7 +21,7 @@ def test_the_base_comes_first_and_trials_are_left_out(study: Path) -> None:
     folder = RecordFolder.load(study)
     assert folder.base == "Base"
     assert folder.cells("d") == ["Base", "Averaged", "Broken", "ChoirRec, text"]
-    assert folder.n_tuning == 1
+    assert folder.n_left_out == 1
     assert [run.record["seed"] for run in folder.of("d") if run.cell == "Base"] == [1, 2]
     assert [run.cell for run in folder.runs if run.failed] == ["Broken"]
 

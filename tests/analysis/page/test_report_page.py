@@ -123,18 +123,63 @@ def test_gaps_are_named(study: Path) -> None:
     assert all("\n" not in line for line in section.missing)
 
 
+def _summary(study: Path, rows: list[dict[str, object]]) -> None:
+    (study / "summary").mkdir()
+    (study / "summary" / "differences.json").write_text(json.dumps(rows))
+
+
 def test_differences_that_exclude_zero_are_set_off(study: Path) -> None:
     row = {"dataset": "d", "against": "Base", "segment": "all", "n_users": 5, "mean": 0.02}
     rows = [
         {**row, "cell": "ChoirRec, text", "low": 0.01, "high": 0.03},
         {**row, "cell": "Averaged", "low": -0.01, "high": 0.05},
+        {**row, "cell": "Averaged", "low": -0.01, "high": 0.05, "segment": "level_2"},
     ]
-    (study / "summary").mkdir()
-    (study / "summary" / "differences.json").write_text(json.dumps(rows))
+    _summary(study, rows)
     section = make_section(RecordFolder.load(study), "d")
-    gaps = section.other_tables[0]
-    assert gaps.rows["ChoirRec, text − Base"] == ["+0.0200 [+0.0100, +0.0300]"]
-    assert gaps.strong == {("ChoirRec, text − Base", "all rows")}
+    first, second, *_ = section.other_tables
+    assert first.rows["ChoirRec, text − Base"] == ["+0.0200 [+0.0100, +0.0300]"]
+    assert first.strong == {("ChoirRec, text − Base", "all rows")}
+    assert (second.title, second.columns) == (
+        "Differences in test GAUC: activity levels",
+        ["level 2"],
+    )
+
+
+def test_corrected_tests_decide_where_there_are_some(study: Path) -> None:
+    row = {"dataset": "d", "against": "Base", "segment": "all", "n_users": 5, "mean": 0.02}
+    row |= {"low": 0.01, "high": 0.03, "p": 0.01}
+    rows = [
+        {**row, "cell": "ChoirRec, text", "p_holm": 0.01, "p_seeds_holm": 0.04},
+        {**row, "cell": "Averaged", "p_holm": 0.2, "p_seeds_holm": None},
+    ]
+    _summary(study, rows)
+    section = make_section(RecordFolder.load(study), "d")
+    assert section.other_tables[0].strong == {("ChoirRec, text − Base", "all rows")}
+    overall = section.tables["gauc"][0]
+    # means .63 over .61 and .63 over .61
+    assert overall.below["ChoirRec, text", "all rows"] == "+3.28 %*†"
+    assert overall.below["Averaged", "all rows"] == "+3.28 %"
+    assert ("Base", "all rows") not in overall.below
+    assert overall.tags == {"Averaged": "control"}
+    assert "Holm" in section.gain_note
+
+
+def test_ablations_and_sweeps_have_a_table_of_their_own(study: Path, write: Write) -> None:
+    about = {"kind": "ablation", "row_of": "ChoirRec", "sweep": None}
+    write("ChoirRec w/o margin".replace("/", "_"), 1, 0.5, row=about)
+    write("Base", 5, 0.9, role="superseded")
+    folder = RecordFolder.load(study)
+    assert folder.n_left_out == 2
+    section = make_section(folder, "d")
+    *main, last = section.tables["gauc"]
+    assert all("ChoirRec w_o margin" not in table.rows for table in main)
+    assert (last.title, list(last.rows)) == (
+        "Ablations and sweeps",
+        ["Base", "ChoirRec w_o margin"],
+    )
+    gain = next(plot for plot in section.plots if plot.name == "gain")
+    assert "ChoirRec w_o margin" not in gain.series
 
 
 def test_a_table_that_no_run_has_read_is_refused(
