@@ -35,6 +35,7 @@ class OwnData(PositiveOnly):
         DataError: The mapping is not one; one line with the place in the YAML.
     """
 
+    source = "your own files, see own_data"
     folders = ()
     options = OPTIONS
 
@@ -43,7 +44,6 @@ class OwnData(PositiveOnly):
         self._content = content
         # Class attributes elsewhere: here each dataset has its own.
         self.name = name  # type: ignore[misc]
-        self.source = "your own files, see own_data"  # type: ignore[misc]
         super().__init__(**(self.mapping.negatives or {}))
 
     def settings(self) -> dict[str, Any]:

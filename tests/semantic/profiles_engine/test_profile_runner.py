@@ -538,6 +538,15 @@ class TestTwoAtOnce:
             assert store.claim([key]).elsewhere == [key]
 
 
+@pytest.fixture
+def _ctrl_c():
+    # started in the background by a shell, a process ignores Ctrl-C: these tests are about one
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
+
+@pytest.mark.usefixtures("_ctrl_c")
 class TestInterruption:
     def test_ctrl_c_stores_what_has_arrived_and_frees_the_rest(self, store):
         async def forever():
