@@ -63,9 +63,7 @@ def test_unknown_key_and_unknown_member(tmp_path: Path) -> None:
         _study(tmp_path, cells=[{"model": "Base", "control": "Bade"}])
     with pytest.raises(ConfigError, match=r"unknown key 'confg'.*did you mean 'config'"):
         _study(tmp_path, cells=[{"model": "Base", "confg": {}}])
-    with pytest.raises(
-        ConfigError, match=r"got 'tail_item'.*did you mean 'tail_items'"
-    ):
+    with pytest.raises(ConfigError, match=r"got 'tail_item'.*did you mean 'tail_items'"):
         _study(tmp_path, segments=["all", "tail_item"])
     with pytest.raises(ConfigError, match="'cells' is missing"):
         _study(tmp_path, cells=[])
