@@ -77,7 +77,6 @@ def execute(run: Run, out: str, threads: int, gpu: int | None = None, log: bool 
         gpu: The GPU to take, where there are several; null leaves it to the configuration.
         log: Write what the run says to :func:`log_path` instead of the terminal; kept if it fails.
     """
-    _end_with_parent()
     if not log:
         _run(run, out, threads, gpu)
         return
@@ -132,10 +131,11 @@ def write_failure(run: Run, out: Path, message: str) -> None:
     records.write_json(record_path(run, out), {**run.asked(), "error": message})
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process when the one that started it is gone, killed ones included.
 
-    A run that nobody waits for would go on beside the next start of the same study.
+    For the start of a worker: one that nobody waits for would go on beside the next start of the
+    same study, or wait for its first run for ever.
     """
     parent = parent_process()
     if parent is None:

@@ -39,7 +39,7 @@ from tqdm import tqdm
 from recbole_choir.analysis import record as records
 from recbole_choir.analysis.differences import write_differences
 from recbole_choir.analysis.ensemble import average_pair
-from recbole_choir.analysis.runs import Run, execute, finished, write_failure
+from recbole_choir.analysis.runs import Run, end_with_parent, execute, finished, write_failure
 from recbole_choir.analysis.tables import SEGMENTS, markdown_tables
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.evaluator import SEGMENT_NAMES
@@ -150,7 +150,9 @@ def _run_all(runs: Sequence[Run], out: Path, workers: int, threads: int) -> None
     context = get_context("spawn")
     # One task a process: a crash or a leak of one run cannot touch another.
     with (
-        ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool,
+        ProcessPoolExecutor(
+            workers, mp_context=context, initializer=end_with_parent, max_tasks_per_child=1
+        ) as pool,
         tqdm(total=len(missing), desc="runs") as bar,
     ):
         futures = {pool.submit(execute, run, str(out), threads): run for run in missing}

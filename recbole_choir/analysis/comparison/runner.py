@@ -16,7 +16,7 @@ from tqdm import tqdm
 from recbole_choir.analysis.comparison.plan import Plan
 from recbole_choir.analysis.comparison.progress import Progress
 from recbole_choir.analysis.comparison.tuning import Tuning, open_storage
-from recbole_choir.analysis.runs import Run, execute
+from recbole_choir.analysis.runs import Run, end_with_parent, execute
 
 #: Starts a run in a slot and returns its future.
 Start = Callable[[Run, int], "Future[None]"]
@@ -48,7 +48,12 @@ class Processes:
     def __call__(self, run: Run, slot: int) -> Future[None]:
         """Start a run; with several GPUs, slot s takes GPU s modulo their number."""
         gpu = slot % self._gpus if self._gpus > 1 else None
-        pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1)
+        pool = ProcessPoolExecutor(
+            1,
+            mp_context=get_context("spawn"),
+            initializer=end_with_parent,
+            max_tasks_per_child=1,
+        )
         future = pool.submit(execute, run, str(self.out), self.threads, gpu, True)
         pool.shutdown(wait=False)
         return future
