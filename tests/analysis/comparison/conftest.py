@@ -104,7 +104,7 @@ def plan_of(*models: str, **options: Any) -> Plan:
     return make_plan(list(models), ["ml-100k"], seeds, trials, **options)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fakes() -> SimpleNamespace:
     """What the tests need of this file."""
     return SimpleNamespace(

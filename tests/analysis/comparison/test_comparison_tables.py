@@ -66,11 +66,14 @@ def test_gain_is_that_of_the_papers() -> None:
     assert np.isnan(gain(0.5, 0.0))
 
 
-@pytest.fixture
-def page(fakes: Any, out: Path) -> str:
+@pytest.fixture(scope="module")
+def compared(fakes: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that a comparison can have; only looked at."""
+    folder = tmp_path_factory.mktemp("compared")
     plan = fakes.plan_of("ChoirRec", trials=2, ablation=["ChoirRec"], sweep=["lambda"])
-    state = run_missing(plan, out, 2, fakes.Fake(out), show_progress=False)
-    return write_tables(plan, state, out, "recbole-choir compare").read_text()
+    state = run_missing(plan, folder, 2, fakes.Fake(folder), show_progress=False)
+    write_tables(plan, state, folder, "recbole-choir compare")
+    return folder
 
 
 def rows_under(page: str, title: str) -> list[str]:
@@ -78,7 +81,8 @@ def rows_under(page: str, title: str) -> list[str]:
     return [line for line in part.splitlines() if line.startswith("| ")]
 
 
-def test_tables_have_every_row_in_the_papers_shape(page: str, out: Path) -> None:
+def test_tables_have_every_row_in_the_papers_shape(compared: Path) -> None:
+    page = (compared / "comparison.md").read_text()
     models = ["Base", "two Base seeds averaged", "ChoirRec", "ChoirRec, random groups"]
     overall = rows_under(page, "Overall and low activity")
     names = [line.split(" | ")[0][2:] for line in overall if not line.startswith("| ---")]
@@ -91,20 +95,21 @@ def test_tables_have_every_row_in_the_papers_shape(page: str, out: Path) -> None
     ]
     trials = {line.split(" | ")[1] for line in rows_under(page, "Search")[2:]}
     assert trials == {"2"}
-    frame = pd.read_csv(out / "tables" / "ml-100k-overall-gauc.csv", index_col=0)
+    frame = pd.read_csv(compared / "tables" / "ml-100k-overall-gauc.csv", index_col=0)
     assert list(frame.index) == models
     assert (frame["all_count"] == 3).all()
 
 
-def test_figures_are_those_of_the_records(fakes: Any, page: str, out: Path) -> None:
-    frame = load_records(out)
+def test_figures_are_those_of_the_records(fakes: Any, compared: Path) -> None:
+    page = (compared / "comparison.md").read_text()
+    frame = load_records(compared)
     base = frame[(frame["cell"] == "Base") & (frame["role"] == "seed")]
     values = base.loc[base["segment"] == "low", "gauc"].astype(float)
     assert f"{values.mean():.4f} ± {values.std(ddof=1):.4f}" in page
     runs = {
         name: [
             np.load(path.with_suffix(".npz"))["scores"]
-            for path in sorted(out.glob("*.json"))
+            for path in sorted(compared.glob("*.json"))
             for record in [json.loads(path.read_text())]
             if (record["cell"], record["role"]) == (name, "seed")
         ]
@@ -114,7 +119,7 @@ def test_figures_are_those_of_the_records(fakes: Any, page: str, out: Path) -> N
         n: np.mean([gauc(fakes.LABELS, s, fakes.USERS) for s in scores])
         for n, scores in runs.items()
     }
-    tests = json.loads((out / "summary" / "significance.json").read_text())
+    tests = json.loads((compared / "summary" / "significance.json").read_text())
     row = next(
         r for r in tests if (r["cell"], r["against"], r["segment"]) == ("ChoirRec", "Base", "all")
     )
@@ -127,8 +132,8 @@ def test_figures_are_those_of_the_records(fakes: Any, page: str, out: Path) -> N
     assert smallest["p_holm"] == pytest.approx(min(1.0, m * smallest["p"])), "over all pairs"
 
 
-def test_pairs_of_averaged_seeds_are_no_independent_seeds(page: str, out: Path) -> None:
-    tests = json.loads((out / "summary" / "significance.json").read_text())
+def test_pairs_of_averaged_seeds_are_no_independent_seeds(compared: Path) -> None:
+    tests = json.loads((compared / "summary" / "significance.json").read_text())
     mean = [r for r in tests if r["cell"] == "two Base seeds averaged"]
     assert len(mean) == 13
     assert {r["p_seeds"] for r in mean} == {None}
