@@ -182,6 +182,11 @@ HEAD_TAIL = (
 )
 
 
+#: Everything that is told apart.
+WIDE = (
+    *("all", "tail_users", "tail_items", "low", "level_1", "level_2", "level_3", "level_4"),
+    *("level_5", "head_users", "head_items", "new_users", "new_items"),
+)
 #: Users by activity, those never seen among them.
 ACTIVITY = ("all", "low", "level_1", "level_2", "level_3", "level_4", "level_5", "new_users")
 NO_RECORD = "No record yet."
@@ -191,6 +196,21 @@ def study(name: str, segments: Sequence[str] = SEGMENTS) -> Callable[[], str]:
     """Tables of a study, once it has been run."""
     folder = ROOT / "docs" / "records" / name
     return lambda: markdown_tables(folder, segments=segments) if folder.is_dir() else NO_RECORD
+
+
+def compared(name: str) -> Callable[[], str]:
+    """The page of a comparison without its table of all tests, which is long."""
+
+    def page() -> str:
+        path = ROOT / "docs" / "records" / name / "comparison.md"
+        if not path.is_file():
+            return NO_RECORD
+        head, *parts = re.split(r"^### ", path.read_text(), flags=re.MULTILINE)
+        command, legend = head.split("\n\n")[1:3]
+        kept = [f"**{p.replace(chr(10), '**' + chr(10), 1)}" for p in parts if p[:5] != "Tests"]
+        return "\n\n".join([command, legend, *(part.strip() for part in kept)])
+
+    return page
 
 
 def soft_cost() -> str:
@@ -212,6 +232,9 @@ def soft_cost() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "compare-ml-100k": compared("compare-ml-100k"),
+    "baselines-ml-1m": study("baselines-ml-1m", WIDE),
+    "baselines-claims": study("baselines-claims", HEAD_TAIL),
     "soft-cost": soft_cost,
     "soft-complete-journey-sparse": study("soft-complete-journey-sparse", ACTIVITY),
     "soft-complete-journey": study("soft-complete-journey", ACTIVITY),

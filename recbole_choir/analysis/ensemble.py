@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +59,11 @@ def average_pair(first: Path, second: Path, name: str, target: Path) -> Path:
         "segments": segments,
     }
     return records.write_json(target, content)
+
+
+def seed_pairs(members: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Neighbours in the circle of seeds; two seeds are one pair, not two."""
+    pairs = [*pairwise(members)]
+    if len(members) > 2:
+        pairs.append((members[-1], members[0]))
+    return pairs

@@ -32,13 +32,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from tqdm import tqdm
 
 from recbole_choir.analysis import record as records
 from recbole_choir.analysis.differences import write_differences
-from recbole_choir.analysis.ensemble import average_pair
+from recbole_choir.analysis.ensemble import average_pair, seed_pairs
 from recbole_choir.analysis.runs import Run, end_with_parent, execute, finished, write_failure
 from recbole_choir.analysis.tables import SEGMENTS, markdown_tables
 from recbole_choir.errors import ConfigError, nearest
@@ -189,10 +188,9 @@ def average_records(study: Study, runs: Sequence[Run], out: Path) -> None:
             members = [r for r in runs if r.cell == average["of"] and r.dataset == dataset]
             paths = [out / f"{r.key()}.json" for r in members]
             paths = [p for p in paths if p.with_suffix(".npz").exists()]
-            pairs = zip(paths, np.roll(np.array(paths, dtype=object), -1)) if len(paths) > 1 else ()
-            for first, second in pairs:
+            for first, second in seed_pairs(paths):
                 name = f"{dataset}-{records.file_name(average['name'])}-{first.stem[-8:]}.json"
-                average_pair(first, Path(second), average["name"], out / name)
+                average_pair(first, second, average["name"], out / name)
 
 
 def run_study(path: Path, out: Path, workers: int = 1, threads: int = 1) -> Path:

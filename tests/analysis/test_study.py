@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from recbole_choir.analysis.ensemble import seed_pairs
 from recbole_choir.analysis.study import Study, choose
 from recbole_choir.errors import ConfigError
 
@@ -73,3 +74,10 @@ def test_every_cell_is_compared_with_the_first_and_with_its_control(tmp_path: Pa
     cells = [{"model": "Base"}, {"name": "R", "model": "M"}]
     study = _study(tmp_path, cells=[*cells, {"name": "C", "model": "M", "control": "R"}])
     assert study.pairs() == [("R", "Base"), ("C", "Base"), ("two", "Base"), ("C", "R")]
+
+
+def test_two_seeds_are_one_pair_and_three_are_three() -> None:
+    a, b, c = (Path(name) for name in "abc")
+    assert seed_pairs([a]) == []
+    assert seed_pairs([a, b]) == [(a, b)]
+    assert seed_pairs([a, b, c]) == [(a, b), (b, c), (c, a)]

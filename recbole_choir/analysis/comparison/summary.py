@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from recbole_choir.analysis.comparison.plan import Average, Plan
 from recbole_choir.analysis.comparison.progress import Progress
 from recbole_choir.analysis.differences import FILE as DIFFERENCES
 from recbole_choir.analysis.differences import load_predictions
-from recbole_choir.analysis.ensemble import average_pair
+from recbole_choir.analysis.ensemble import average_pair, seed_pairs
 from recbole_choir.analysis.runs import finished, record_path
 from recbole_choir.analysis.significance import UserAUC, bootstrap, holm, paired_t
 from recbole_choir.errors import DataError
@@ -77,12 +76,8 @@ def collect(plan: Plan, state: State, out: Path) -> dict[tuple[str, str], list[P
 
 
 def _average(average: Average, members: Sequence[Path], out: Path) -> list[Path]:
-    """Average neighbours in the circle of seeds; two seeds are one pair, not two."""
-    pairs = [*pairwise(members)]
-    if len(members) > 2:
-        pairs.append((members[-1], members[0]))
     paths = []
-    for first, second in pairs:
+    for first, second in seed_pairs(members):
         digest = records.config_hash({"of": [first.name, second.name]})
         seed = records.read_json(first)["seed"]
         name = f"{average.dataset}-{records.file_name(average.name)}-{seed}-{digest}.json"

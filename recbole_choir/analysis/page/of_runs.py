@@ -24,6 +24,7 @@ _GATES: Final = {
     "r_user": "r of users (weight of the cluster)",
     "r_item": "r of items (weight of the cluster)",
 }
+_SWEPT: Final = {"all": "all rows", "low": "low activity"}
 _CURVES: Final = {"train_loss": "training loss", "gauc": "GAUC", "auc": "AUC", "logloss": "LogLoss"}
 
 #: A plot, or none; and a line about each thing that it lacks.
@@ -160,6 +161,57 @@ def gates(folder: RecordFolder, dataset: str) -> Made:
         _styles(folder, dataset),
         _LEVEL_TICKS,
     ), []
+
+
+def sweeps(folder: RecordFolder, dataset: str) -> tuple[list[Plot], list[str]]:
+    """GAUC by the value of a hyper-parameter, a plot for each that was swept.
+
+    Args:
+        folder: All records, sweeps among them.
+        dataset: Which of their datasets.
+
+    References:
+        ChoirRec, Figures 6a and 6b.
+    """
+    figures: dict[str, list[dict[str, Any]]] = {}
+    for run in _finished(folder, dataset):
+        about = run.record.get("row") or {}
+        if run.kind != "sweep" or not about.get("sweep"):
+            continue
+        figure, value = about["sweep"]
+        figures.setdefault(figure, []).extend(
+            {"panel": panel, "series": about["row_of"], "value": value, "y": gauc}
+            for segment, panel in _SWEPT.items()
+            if (gauc := (run.record["segments"].get(segment) or {}).get("gauc")) is not None
+        )
+    if not figures:
+        return [], ["hyper-parameter figures: none of these runs is of a --sweep"]
+    main, plots = folder.main(), []
+    for figure, rows in sorted(figures.items()):
+        values = sorted({row["value"] for row in rows}, key=_size)
+        table = _over_seeds([{**row, "x": values.index(row["value"])} for row in rows])
+        plots.append(
+            Plot(
+                f"sweep-{figure}",
+                f"Test GAUC by {figure}",
+                "Everything else stays as chosen on validation. Mean and range over seeds.",
+                table,
+                "lines",
+                figure,
+                "GAUC",
+                _styles(main, dataset),
+                {float(x): value for x, value in enumerate(values)},
+            )
+        )
+    return plots, []
+
+
+def _size(value: str) -> tuple[float, str]:
+    """Numbers in their order, then names."""
+    try:
+        return float(value), value
+    except ValueError:
+        return float("inf"), value
 
 
 def norms(folder: RecordFolder, dataset: str) -> Made:

@@ -13,7 +13,7 @@ from recbole_choir.analysis import record as records
 from recbole_choir.analysis.comparison.summary import LEVEL, gain
 from recbole_choir.analysis.differences import FILE as DIFFERENCES
 from recbole_choir.analysis.page.folder import RecordFolder, Run
-from recbole_choir.analysis.page.of_runs import plots_of_runs
+from recbole_choir.analysis.page.of_runs import plots_of_runs, sweeps
 from recbole_choir.analysis.page.of_table import plots_of_table
 from recbole_choir.analysis.page.plot import Plot
 from recbole_choir.analysis.page.provenance import command, version_sets
@@ -118,6 +118,9 @@ def make_section(
     """
     frame = folder.frame()
     plots, missing = plots_of_runs(folder.main(), dataset)
+    swept, notes = sweeps(folder, dataset)
+    plots[1:1] = swept  # after the gains
+    missing += notes
     if not semantic:
         missing.append(_no_table(folder, dataset))
     for number, table in enumerate(semantic, 1):

@@ -13,7 +13,7 @@ from scipy import stats
 
 from recbole_choir.analysis.page.folder import RecordFolder
 from recbole_choir.analysis.page.interactive import figure
-from recbole_choir.analysis.page.of_runs import curves, gains, gates, norms
+from recbole_choir.analysis.page.of_runs import curves, gains, gates, norms, sweeps
 from recbole_choir.analysis.page.of_table import group_sizes
 from recbole_choir.analysis.page.plot import BASE_COLOUR, COLOURS, Plot, Style, cell_styles
 from recbole_choir.analysis.page.still import write_png
@@ -117,6 +117,27 @@ def test_curves_by_epoch(write: Write) -> None:
     assert loss["x"].tolist() == [1, 2]
     assert loss["y"].tolist() == pytest.approx([0.7, 0.6])
     assert loss["seeds"].tolist() == [2, 2]
+
+
+def test_sweeps_by_value_in_the_order_of_numbers(write: Write) -> None:
+    folder = write("ChoirRec", 1)
+    for value, gauc in (("1", 0.7), ("0.5", 0.6), ("10", 0.65)):
+        about = {"kind": "sweep", "row_of": "ChoirRec", "sweep": ["K", value]}
+        for seed in (1, 2):
+            write(f"ChoirRec, K = {value}", seed, gauc + seed / 100, row=about)
+    plots, notes = sweeps(RecordFolder.load(folder), "d")
+    (plot,) = plots
+    assert (notes, plot.name, plot.panels) == ([], "sweep-K", ["all rows", "low activity"])
+    assert list(plot.ticks.values()) == ["0.5", "1", "10"]
+    part = plot.part("low activity", "ChoirRec")
+    assert part["y"].tolist() == pytest.approx([0.615, 0.715, 0.665])
+    assert part["low"].tolist() == pytest.approx([0.61, 0.71, 0.66])
+
+
+def test_without_a_sweep_the_page_says_so(write: Write) -> None:
+    plots, notes = sweeps(RecordFolder.load(write("ChoirRec", 1)), "d")
+    assert (plots, len(notes)) == ([], 1)
+    assert "--sweep" in notes[0]
 
 
 def test_sizes_of_groups_by_rank() -> None:
