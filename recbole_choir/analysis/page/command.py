@@ -30,6 +30,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--base", help="cell that gains are measured from (default: Base)")
     parser.add_argument("--title", help="heading of the page (default: the folder's name)")
     options = parser.parse_args(argv)
+    if not (options.out.suffix or options.out.is_dir()):  # a browser goes by the ending
+        options.out = options.out.with_suffix(".html")
     shown = [Path(word).name if Path(word).is_absolute() else word for word in argv]
     out = write_report(
         options.records,
