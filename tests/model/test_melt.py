@@ -20,7 +20,7 @@ from recbole_choir.model.context_aware_recommender.base import Base
 from recbole_choir.model.context_aware_recommender.melt import MELT
 from recbole_choir.model.layers.context_draw import ContextDraw
 from recbole_choir.model.layers.curriculum import item_weight, user_weight
-from recbole_choir.model.layers.head_side import HeadSide
+from recbole_choir.model.layers.head_side import HeadSide, fewest
 from recbole_choir.model.layers.tail_rows import TailRows
 
 
@@ -215,6 +215,27 @@ def test_head_and_threshold() -> None:
     assert side.excess_count(torch.tensor([3, 1])).tolist() == [15, 8]
     assert HeadSide(tail, rows, np.array([1]), lowest=2).threshold == 2
     assert HeadSide(tail, rows, np.array([2] * 9), lowest=2, highest=4).threshold == 4
+
+
+def test_a_share_of_those_with_training_rows_is_tail_and_all_without() -> None:
+    rows = torch.tensor([0, 3, 9, 20, 0, 4])
+    bought = np.array([1] * 2 + [2] * 7 + [3] * 15 + [5] * 2)
+    # by positives: 1 and 5 (two each, the lower id first), 2, 3; 4 has no row
+    assert fewest(rows, bought, 0.25).tolist() == [False, True, False, False, True, False]
+    assert fewest(rows, bought, 0.5).tolist() == [False, True, False, False, True, True]
+    assert fewest(rows, bought, 0.0).tolist() == [False, False, False, False, True, False]
+    assert fewest(rows, bought, 1.0).tolist() == [False, True, True, True, True, True]
+
+
+def test_shares_of_its_own_replace_the_evaluations_tail(helpers) -> None:
+    model = melt(helpers, melt_tail_user=0.5, melt_tail_item=0.25)
+    plain = melt(helpers)
+    for side, share in ((model.users, 0.5), (model.items, 0.25)):
+        seen = side.head.sum() / (side.head.sum() + (side.tail & (side.count > 0)).sum())
+        assert abs(1 - share - seen.item()) < 0.15
+    assert not torch.equal(model.items.tail, plain.items.tail)
+    with pytest.raises(ConfigError, match="melt_tail_item"):
+        melt(helpers, melt_tail_item=1.5)
 
 
 # --- the branches -----------------------------------------------------------------------

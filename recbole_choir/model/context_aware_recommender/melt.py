@@ -16,13 +16,13 @@ from recbole_choir.model.layers.context_draw import ContextDraw
 from recbole_choir.model.layers.curriculum import item_weight, user_weight
 from recbole_choir.model.layers.first_occurrence import distinct
 from recbole_choir.model.layers.further_inputs import FurtherInputs
-from recbole_choir.model.layers.head_side import HeadSide
+from recbole_choir.model.layers.head_side import HeadSide, fewest
 from recbole_choir.model.layers.host_generator import HostGenerator
 from recbole_choir.model.layers.mlp import linear
 from recbole_choir.model.layers.sequence_transformer import SequenceTransformer, recency
 from recbole_choir.model.layers.tail_rows import TailRows
 from recbole_choir.model.layers.to_front import to_front
-from recbole_choir.model.settings import ConfigLike, read_bool, read_number, read_size
+from recbole_choir.model.settings import ConfigLike, read, read_bool, read_number, read_size
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
@@ -48,11 +48,12 @@ class MELT(Base):
     Sourced (the authors' code, rqlja1107/MELT; abstract of arXiv 2304.08382): branches, losses,
     curriculum, both transfers and their time, two blocks with one head and dropout .5, targets that
     are not detached, training on from a trained encoder. Reconstruction: an encoder beside Base's
-    features and BCE for its own loss; head and tail as the evaluation defines them, with T the most
-    positives of a tail id; contexts without the item itself and without reversed suffixes, since
-    histories here end before the candidate; leaving one user out; e~ for the candidate alone, whose
-    own row goes on being trained; ``L_U`` on rows of head users with more history than T, one a
-    user and batch; budgets a step.
+    features and BCE for its own loss; head and tail as the evaluation defines them (the code's own
+    shares: ``melt_tail_user``, ``melt_tail_item``), with T the most positives of a tail id;
+    contexts without the item itself and without reversed suffixes, since histories here end before
+    the candidate; leaving one user out; e~ for the candidate alone, whose own row goes on being
+    trained; ``L_U`` on rows of head users with more history than T, one a user and batch; budgets a
+    step.
 
     With both lambdas 0 it is its backbone, Base with f: the control that tells the branches from
     the encoder.
@@ -116,13 +117,22 @@ class MELT(Base):
         train = rows.events.take(rows.parts[0])
         bought = train.take(train.label > 0)
         longest = self.history_length
-        self.users = HeadSide(activity.tail_user, activity.user_rows, bought.user, 2, longest - 2)
+        sides = {
+            "user": (activity.user_rows, bought.user),
+            "item": (activity.item_rows, bought.item),
+        }
+        tails = {"user": activity.tail_user, "item": activity.tail_item}
+        for side in tails:
+            if read(config, f"melt_tail_{side}") is not None:
+                share = read_number(config, f"melt_tail_{side}", 0.5, 0.0, 1.0)
+                tails[side] = fewest(*sides[side], share)
+        self.users = HeadSide(tails["user"], *sides["user"], 2, longest - 2)
         self.users_per_step = read_size(config, "melt_users_per_step", 128)
         self.draws = HostGenerator(seed)
         if self.lambda_item == 0:
             return
         self.item_map = linear(d, d)  # W_I
-        self.items = HeadSide(activity.tail_item, activity.item_rows, bought.item, 1)
+        self.items = HeadSide(tails["item"], *sides["item"], 1)
         limit = read_size(config, "melt_contexts", 50)
         head = ItemContexts.build(rows, self.items.head.cpu().numpy(), limit, seed)
         if not len(head):

@@ -8,6 +8,25 @@ from numpy.typing import NDArray
 from torch import nn
 
 
+def fewest(rows: torch.Tensor, positives: NDArray[np.integer], share: float) -> torch.Tensor:
+    """The tail as MELT's code has it: a share of the ids, those with the fewest positives.
+
+    Args:
+        rows: int64 ``[n]`` training rows; ids without any are tail, the padding is not.
+        positives: Ids of the training rows with label 1.
+        share: Of the ids with training rows, 0 to 1; of equal ones the lower ids are tail.
+
+    Returns:
+        bool ``[n]``, where ``rows`` is.
+    """
+    seen = np.flatnonzero(rows.cpu().numpy() > 0)
+    count = np.bincount(positives, minlength=len(rows))
+    tail = np.ones(len(rows), dtype=bool)
+    tail[seen[np.argsort(count[seen], kind="stable")][round(share * len(seen)) :]] = False
+    tail[0] = False
+    return torch.from_numpy(tail).to(rows.device)
+
+
 class HeadSide(nn.Module):
     """Flags and counts of one side, resident beside the model.
 
