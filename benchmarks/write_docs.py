@@ -234,7 +234,6 @@ def soft_cost() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "compare-ml-100k": compared("compare-ml-100k"),
     "baselines-ml-1m": study("baselines-ml-1m", WIDE),
-    "baselines-claims": study("baselines-claims", HEAD_TAIL),
     "soft-cost": soft_cost,
     "soft-complete-journey-sparse": study("soft-complete-journey-sparse", ACTIVITY),
     "soft-complete-journey": study("soft-complete-journey", ACTIVITY),

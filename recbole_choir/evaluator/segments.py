@@ -111,7 +111,7 @@ class Segments:
         item_rows = np.bincount(items, minlength=n_items)
         return cls(
             user_positives=np.bincount(users[positive], minlength=n_users).astype(np.int64),
-            low=_bottom_share(user_rows, low_share),
+            low=bottom_share(user_rows, low_share),
             tail_user=_tail("tail_user", tail_user or {"count": 5}, user_rows),
             tail_item=_tail("tail_item", tail_item or {"count": 10}, item_rows),
             new_user=user_rows == 0,
@@ -244,7 +244,7 @@ def _ids(name: str, values: npt.ArrayLike, n_rows: int, size: int) -> Ints:
     return ids
 
 
-def _bottom_share(counts: npt.NDArray[Any], share: float) -> Bools:
+def bottom_share(counts: npt.NDArray[Any], share: float) -> Bools:
     """Mark the ids without rows, and of the others the given share with the fewest rows."""
     marked = counts == 0
     seen = np.flatnonzero(~marked)
@@ -262,4 +262,4 @@ def _tail(name: str, rule: Mapping[str, float], counts: npt.NDArray[Any]) -> Boo
     if not number or value < 0 or (kind == "quantile" and value > 1):
         limit = "at least 0" if kind == "count" else "0 to 1"
         raise ConfigError(f"{name}: expected {kind} {limit}, got {value}")
-    return counts < value if kind == "count" else _bottom_share(counts, value)
+    return counts < value if kind == "count" else bottom_share(counts, value)

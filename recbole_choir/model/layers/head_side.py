@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from recbole_choir.evaluator.segments import bottom_share
+
 
 def fewest(rows: torch.Tensor, positives: NDArray[np.integer], share: float) -> torch.Tensor:
     """The tail as MELT's code has it: a share of the ids, those with the fewest positives.
@@ -19,10 +21,9 @@ def fewest(rows: torch.Tensor, positives: NDArray[np.integer], share: float) -> 
     Returns:
         bool ``[n]``, where ``rows`` is.
     """
-    seen = np.flatnonzero(rows.cpu().numpy() > 0)
     count = np.bincount(positives, minlength=len(rows))
-    tail = np.ones(len(rows), dtype=bool)
-    tail[seen[np.argsort(count[seen], kind="stable")][round(share * len(seen)) :]] = False
+    # 0 is for ids without rows; those without positives come first of the others
+    tail = bottom_share(np.where(rows.cpu().numpy() > 0, count + 1, 0), share)
     tail[0] = False
     return torch.from_numpy(tail).to(rows.device)
 
