@@ -25,7 +25,9 @@ from recbole_choir.model.layers.tail_rows import TailRows
 
 
 def melt(helpers: Any, **settings: Any) -> MELT:
-    return helpers.build(MELT, **{"melt_dropout": 0.0, "epochs": 4, **settings})
+    return helpers.build(
+        MELT, **{"melt_dropout": 0.0, "epochs": 4, "melt_transfer_from": 0, **settings}
+    )
 
 
 def changed(batch: Interaction, **columns: torch.Tensor) -> Interaction:
@@ -117,32 +119,38 @@ def tail_rows(rows: RowInputs, n_items: int = 8) -> tuple[TailRows, torch.Tensor
     torch.manual_seed(0)
     vectors, layer = torch.randn(len(contexts), 3), torch.nn.Linear(3, 3)
     table = TailRows(contexts, 10, 3)
-    table.refresh(vectors, layer)
+    table.refresh(vectors, layer, own_rows(n_items))
     return table, vectors, layer
+
+
+def own_rows(n_items: int = 8) -> torch.Tensor:
+    """Rows of the items when the epoch began."""
+    return torch.arange(3.0 * n_items).view(n_items, 3)
 
 
 def test_a_tail_row_is_the_mapped_mean_of_the_contexts_of_others() -> None:
     table, f, layer = tail_rows(rows_of(*ROWS, n_train=8))  # contexts of 6: 1; of 7: 1, 1, 2
     user, item = torch.tensor([1, 2, 3, 1, 2, 3, 1]), torch.tensor([7, 7, 7, 6, 6, 6, 5])
-    row, known = table(user, item)
-    assert known.tolist() == [True, True, True, False, True, True, False]
+    shift = table(user, item)
     for at, others in ((0, f[3:4]), (1, f[1:3]), (2, f[1:4]), (4, f[:1]), (5, f[:1])):
-        torch.testing.assert_close(row[at], layer(others.mean(0)))
+        torch.testing.assert_close(shift[at] + own_rows()[item[at]], layer(others.mean(0)))
+    for at in (3, 6):  # chosen by the row's own user alone; by nobody
+        assert not shift[at].any()
 
 
 def test_before_the_first_refresh_no_row_is_known() -> None:
     contexts = ItemContexts.build(rows_of(*ROWS), np.ones(8, dtype=bool))
-    assert not TailRows(contexts, 10, 3)(torch.tensor([9]), torch.tensor([7]))[1].any()
+    assert not TailRows(contexts, 10, 3)(torch.tensor([9]), torch.tensor([7])).any()
     empty = ItemContexts.build(rows_of(*ROWS), np.zeros(8, dtype=bool))
     table = TailRows(empty, 10, 3)
-    table.refresh(torch.zeros(0, 3), torch.nn.Linear(3, 3))
-    assert not table(torch.tensor([9]), torch.tensor([7]))[1].any()
+    table.refresh(torch.zeros(0, 3), torch.nn.Linear(3, 3), own_rows())
+    assert not table(torch.tensor([9]), torch.tensor([7])).any()
 
 
 def test_a_label_reaches_no_input_of_its_own_row() -> None:
     """The leak: one's own context would mark the positives of items with few others."""
 
-    def inputs(label: int) -> tuple[list[float], bool]:
+    def inputs(label: int) -> list[float]:
         rows = rows_of(*(r if k != 4 else (1, 7, label) for k, r in enumerate(ROWS)), n_train=8)
         contexts = ItemContexts.build(rows, np.ones(8, dtype=bool))
         # f must not depend on what else is in the batch: a function of the history alone
@@ -154,11 +162,11 @@ def test_a_label_reaches_no_input_of_its_own_row() -> None:
         ).float()
         torch.manual_seed(0)
         table = TailRows(contexts, 10, 3)
-        table.refresh(f, torch.nn.Linear(3, 3))
-        row, known = table(torch.tensor([1]), torch.tensor([7]))
-        return row[0].tolist(), bool(known)
+        table.refresh(f, torch.nn.Linear(3, 3), own_rows())
+        return table(torch.tensor([1]), torch.tensor([7]))[0].tolist()
 
     assert inputs(1) == inputs(0)
+    assert any(inputs(1))
 
 
 def test_rows_are_state() -> None:
@@ -167,8 +175,8 @@ def test_rows_are_state() -> None:
     other = TailRows(ItemContexts.build(rows, np.ones(8, dtype=bool)), 10, 3)
     other.load_state_dict(table.state_dict())
     user, item = torch.tensor([3, 2]), torch.tensor([7, 6])
-    assert torch.equal(other(user, item)[0], table(user, item)[0])
-    assert set(table.state_dict()) == {"pair_sum", "item_sum", "bias", "filled"}
+    assert torch.equal(other(user, item), table(user, item))
+    assert set(table.state_dict()) == {"pair_sum", "item_sum", "start", "bias", "filled"}
 
 
 # --- curriculum -------------------------------------------------------------------------
@@ -393,30 +401,47 @@ def test_tail_users_are_completed_in_evaluation_alone(helpers) -> None:
     torch.testing.assert_close(s, f)
     s, _ = parts_of_logit(model.eval(), batch)
     tail = model.users.tail[batch["user_id"]] & (batch["hist_items"] > 0).any(1)
-    torch.testing.assert_close(s[tail], (f + model.user_map(f))[tail])
+    torch.testing.assert_close(s[tail], ((f + model.user_map(f)) / 2)[tail])
     assert torch.equal(s[~tail], f[~tail]), "head users as they are"
     assert 5 < tail.sum() < 60
+    summed, _ = parts_of_logit(melt(helpers, melt_merge="sum").eval(), batch)
+    torch.testing.assert_close(summed[tail], (f + model.user_map(f))[tail])
+    assert torch.equal(summed[~tail], f[~tail])
 
 
-def test_tail_items_are_set_at_the_start_of_every_epoch(helpers) -> None:
+def test_tail_items_are_set_at_the_start_of_every_epoch_and_trained_on(helpers) -> None:
     model, batch = melt(helpers), helpers.batch()
-    own = model.item_encoder.id_table(batch["item_id"])
-    assert torch.equal(parts_of_logit(model, batch)[1], own), "before training"
-    rows: list[torch.Tensor] = []
+
+    def own() -> torch.Tensor:
+        return model.item_encoder.id_table(batch["item_id"]).detach()
+
+    assert torch.equal(parts_of_logit(model, batch)[1], own()), "before training"
+    shifts: list[torch.Tensor] = []
     for epoch in range(2):
         model.on_epoch_start(epoch)
-        _, e = parts_of_logit(model, batch)
+        before, (_, e) = own(), parts_of_logit(model, batch)
         model.calculate_loss(batch).backward()
         with torch.no_grad():
             for p in model.parameters():
                 p -= 0.1 * (p.grad if p.grad is not None else 0)
         _, later = parts_of_logit(model, batch)
-        moved = (e != later).any(1)
-        _, known = model.tail_rows(batch["user_id"], batch["item_id"])
-        assert not moved[known].any(), "they stand until the next epoch"
-        assert moved[~known & (batch["item_id"] > 0)].any()
-        rows.append(e)
-    assert (rows[0] != rows[1])[known].any(), "set anew"
+        torch.testing.assert_close(later - e, own() - before)  # by the row's own training alone
+        assert (later != e).any(1)[batch["item_id"] > 0].all()
+        shifts.append(e - before)
+    set_rows = shifts[0].any(1)
+    assert 5 < set_rows.sum() < len(set_rows)
+    assert (shifts[0] != shifts[1])[set_rows].any(1).all(), "set anew"
+
+
+def test_tail_items_wait_until_their_map_has_been_trained(helpers) -> None:
+    model, batch = melt(helpers, melt_transfer_from=1), helpers.batch()
+    own = model.item_encoder.id_table(batch["item_id"])
+    model.on_epoch_start(0)
+    assert torch.equal(parts_of_logit(model, batch)[1], own)
+    model.on_epoch_start(1)
+    assert not torch.equal(parts_of_logit(model, batch)[1], own)
+    with pytest.raises(ConfigError, match="melt_merge"):
+        melt(helpers, melt_merge="max")
 
 
 def test_only_tail_items_that_others_chose_are_set(helpers) -> None:

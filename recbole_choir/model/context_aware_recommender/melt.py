@@ -22,12 +22,23 @@ from recbole_choir.model.layers.mlp import linear
 from recbole_choir.model.layers.sequence_transformer import SequenceTransformer, recency
 from recbole_choir.model.layers.tail_rows import TailRows
 from recbole_choir.model.layers.to_front import to_front
-from recbole_choir.model.settings import ConfigLike, read, read_bool, read_number, read_size
+from recbole_choir.model.settings import (
+    ConfigLike,
+    read,
+    read_bool,
+    read_choice,
+    read_number,
+    read_size,
+)
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
 
 REFRESH_ROWS = 4096  # contexts encoded at once at the start of an epoch
+
+
+# What becomes of f + W_U f: the encoder's own scale, or the sum as it is
+MERGE = {"mean": 0.5, "sum": 1.0}
 
 
 class MELT(Base):
@@ -38,8 +49,8 @@ class MELT(Base):
         L_U  = mean w_u || W_U f(recent R) - f(all) ||^2                 head users
         L_I  = mean w_i || W_I mean_k (f(c_k) + W_U f(c_k)) - e_i ||^2   head items, contexts c_k
         L    = BCE + lambda_U L_U + lambda_I L_I
-        s_u  = f + W_U f             tail users, in evaluation alone
-        e~_i = W_I mean_c f(c)       tail items, set at the start of every epoch, without gradient
+        s_u  = (f + W_U f) / 2       tail users, in evaluation alone
+        e~_i = W_I mean_c f(c)       tail items, set at the start of an epoch, trained on from there
 
     Contexts of an item are the histories before training positives on it. In a tail item's mean
     those of the row's own user are left out (:class:`TailRows`). The weights are a curriculum over
@@ -48,12 +59,13 @@ class MELT(Base):
     Sourced (the authors' code, rqlja1107/MELT; abstract of arXiv 2304.08382): branches, losses,
     curriculum, both transfers and their time, two blocks with one head and dropout .5, targets that
     are not detached, training on from a trained encoder. Reconstruction: an encoder beside Base's
-    features and BCE for its own loss; head and tail as the evaluation defines them (the code's own
-    shares: ``melt_tail_user``, ``melt_tail_item``), with T the most positives of a tail id;
-    contexts without the item itself and without reversed suffixes, since histories here end before
-    the candidate; leaving one user out; e~ for the candidate alone, whose own row goes on being
-    trained; ``L_U`` on rows of head users with more history than T, one a user and batch; budgets a
-    step.
+    features and BCE for its own loss; T the most positives of a tail id; contexts without the item
+    itself and without reversed suffixes, since histories here end before the candidate; leaving one
+    user out; e~ for the candidate alone; ``L_U`` on rows of head users with more history than T,
+    one a user and batch; budgets a step. Where the code's dot product gives the same order and a
+    tower does not: the mean of f and W_U f, their sum in the code, since the tower has learned f's
+    scale (``melt_merge``); and no e~ in the first epoch, one of 160 in the code and half of two
+    here, where W_I has yet to learn (``melt_transfer_from``).
 
     With both lambdas 0 it is its backbone, Base with f: the control that tells the branches from
     the encoder.
@@ -92,6 +104,7 @@ class MELT(Base):
         self.lambda_user = read_number(config, "melt_lambda_user", 0.2, 0.0)
         self.lambda_item = read_number(config, "melt_lambda_item", 0.2, 0.0)
         self.detach = read_bool(config, "melt_detach_target", False)
+        self.transfer_from = int(read_number(config, "melt_transfer_from", 1, 0.0))
         self.n_epochs = read_size(config, "epochs", 20)
         self.progress = 0.0  # e / E
         # Steps, L_U, L_I of an epoch
@@ -114,6 +127,7 @@ class MELT(Base):
         transfer = read_bool(config, "melt_transfer", True)
         self.user_map = linear(d, d)  # W_U
         self.user_transfer = transfer and self.lambda_user > 0
+        self.merge = MERGE[read_choice(config, "melt_merge", "mean", tuple(MERGE))]
         train = rows.events.take(rows.parts[0])
         bought = train.take(train.label > 0)
         longest = self.history_length
@@ -173,11 +187,11 @@ class MELT(Base):
         s = f
         if self.user_transfer and not self.training:
             tail = self.users.tail[user] & (history > 0).any(1)
-            s = f + self.user_map(f) * tail.unsqueeze(1)
+            completed = f + self.user_map(f)
+            s = torch.where(tail.unsqueeze(1), completed * self.merge, f)
         e = features.item_token[:, : self.embedding_size]
         if self.tail_rows is not None:
-            row, known = self.tail_rows(user, interaction[self.ITEM_ID])
-            e = torch.where(known.unsqueeze(1), row.to(e.dtype), e)
+            e = e + self.tail_rows(user, interaction[self.ITEM_ID]).to(e.dtype)
         further = self.further(torch.cat([s, e, s * e], dim=-1))
         return self.individual(self.h0(interaction, features), further), f
 
@@ -234,15 +248,15 @@ class MELT(Base):
 
     @torch.no_grad()
     def on_epoch_start(self, epoch: int) -> None:
-        """Move the curriculum on and set the tail items' rows."""
+        """Move the curriculum on and set the tail items' rows, once W_I has been trained."""
         self.progress = min(1.0, epoch / self.n_epochs)
         self.losses.zero_()
-        if self.tail_rows is None:
+        if self.tail_rows is None or epoch < self.transfer_from:
             return
         training = self.training
         self.eval()
         parts = [self.context_states(r) for r in self.ranges_tail.split(REFRESH_ROWS, dim=1)]
-        self.tail_rows.refresh(torch.cat(parts), self.item_map)
+        self.tail_rows.refresh(torch.cat(parts), self.item_map, self.item_encoder.id_table.whole())
         self.train(training)
 
     def epoch_diagnostics(self) -> dict[str, float]:

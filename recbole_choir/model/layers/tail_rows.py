@@ -17,7 +17,10 @@ class TailRows(nn.Module):
     are kept by (item, user) as well as by item, in double precision, where what was added to a sum
     comes off it without a trace.
 
-    The sums stand until the next :meth:`refresh` and are saved with the weights.
+    The authors' code writes the mean into the item's row at the start of an epoch and trains on
+    from there. Here the mean differs between users, so the row's movement since that moment is
+    added to it: what is given back is the mean less the row as it was, to be put on the row as it
+    is. Sums and rows stand until the next :meth:`refresh` and are saved with the weights.
 
     Args:
         contexts: All contexts of the tail items, by item and user.
@@ -35,6 +38,7 @@ class TailRows(nn.Module):
     item_count: torch.Tensor
     pair_sum: torch.Tensor
     item_sum: torch.Tensor
+    start: torch.Tensor
     bias: torch.Tensor
     filled: torch.Tensor
 
@@ -56,6 +60,7 @@ class TailRows(nn.Module):
         double = {"dtype": torch.float64, "device": item.device}
         self.register_buffer("pair_sum", torch.zeros(len(keys), size, **double))
         self.register_buffer("item_sum", torch.zeros(n_items, size, **double))
+        self.register_buffer("start", torch.zeros(n_items, size, device=item.device))
         self.register_buffer("bias", torch.zeros(size, **double))
         self.register_buffer("filled", torch.zeros((), device=item.device))
 
@@ -63,12 +68,13 @@ class TailRows(nn.Module):
         self.register_buffer(name, values, persistent=False)
 
     @torch.no_grad()
-    def refresh(self, vectors: torch.Tensor, layer: nn.Linear) -> None:
+    def refresh(self, vectors: torch.Tensor, layer: nn.Linear, rows: torch.Tensor) -> None:
         """Compute the sums anew.
 
         Args:
             vectors: ``f(c)`` ``[C, d]`` of all contexts.
             layer: W and b.
+            rows: The items' own rows ``[n_items, d]`` as they are now.
         """
         if len(self.keys):
             mapped = vectors.double() @ layer.weight.double().T
@@ -77,16 +83,17 @@ class TailRows(nn.Module):
             self.pair_sum.copy_(pairs)
             every = torch.arange(len(pairs), device=pairs.device)
             self.item_sum.copy_(F.embedding_bag(every, pairs, self.item_first, mode="sum"))
+        self.start.copy_(rows)
         self.bias.copy_(layer.bias)
         self.filled.fill_(1.0)
 
     @torch.no_grad()
-    def forward(self, user: torch.Tensor, item: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
         """Look up for users and items ``[B]``.
 
         Returns:
-            Embeddings float32 ``[B, size]`` and bool ``[B]``: False for head items, for items that
-            no other user chose, and before the first :meth:`refresh`; such rows hold nothing.
+            Shifts float32 ``[B, size]`` of the items' own rows; 0 for head items, for items that no
+            other user chose, and before the first :meth:`refresh`.
         """
         total, count = self.item_sum[item], self.item_count[item]
         if len(self.keys):
@@ -96,4 +103,5 @@ class TailRows(nn.Module):
             total = total - self.pair_sum[at] * own.unsqueeze(1)
             count = count - self.pair_count[at] * own
         mean = total / count.clamp_min(1).unsqueeze(1) + self.bias
-        return mean.float(), (count > 0) & (self.filled > 0)
+        known = (count > 0) & (self.filled > 0)
+        return (mean.float() - self.start[item]) * known.unsqueeze(1)
