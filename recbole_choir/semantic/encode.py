@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from recbole_choir.errors import ConfigError, DataError
+from recbole_choir.semantic.one_at_a_time import one_at_a_time
 from recbole_choir.semantic.pictures import PictureFiles
 from recbole_choir.semantic.text_model import (
     EMBEDDED,
@@ -218,6 +219,10 @@ class Encoder:
                 cache = stack.enter_context(VectorCache(self.cache_dir))
                 keys = [self._key(given) for given in inputs]
                 found = cache.get(keys)
+            if cache is not None and len(found) < len(inputs):
+                lock = cache.path.with_name("encode.lock")
+                stack.enter_context(one_at_a_time(lock, "embeddings"))
+                found |= cache.get([key for key in keys if key not in found])
             missing = [i for i in range(len(inputs)) if not found or keys[i] not in found]
             broken = [i for i in missing if inputs[i].digest and not self._is_sound(inputs[i])]
             if broken:

@@ -17,6 +17,7 @@ from recbole_choir.semantic.encode import Encoder
 from recbole_choir.semantic.fingerprint import fingerprint_frames, fingerprint_json
 from recbole_choir.semantic.frames import Frames
 from recbole_choir.semantic.items.base import ItemInput, ItemVectors, item_ids_of
+from recbole_choir.semantic.one_at_a_time import one_at_a_time
 from recbole_choir.semantic.pictures import PictureFiles
 from recbole_choir.semantic.recipe import Recipe
 from recbole_choir.semantic.tensor_file import read_tensors, write_tensors
@@ -103,13 +104,28 @@ class ItemSource:
         if self._last is not None and self._last[0] == key:
             return self._last[1]
         ids = item_ids_of(frames)
-        found = self._read(key, len(ids))
-        if found is None:
-            found = self._made(frames, ids)
-            self._write(key, *found)
+        found = self._read(key, len(ids)) or self._make_once(key, frames, ids)
         vectors = ItemVectors(ids, *found)
         self._last = (key, vectors)
         return vectors
+
+    def _make_once(
+        self, key: str, frames: Frames, ids: NDArray[np.object_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Make and keep vectors, or take those that another process has made meanwhile."""
+        path = self._path(key)
+        if path is None:
+            return self._made(frames, ids)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._not_kept(path, error) from error
+        with one_at_a_time(path.with_name("make.lock"), "item vectors"):
+            found = self._read(key, len(ids))
+            if found is None:
+                found = self._made(frames, ids)
+                self._write(path, *found)
+        return found
 
     def _made(
         self, frames: Frames, ids: NDArray[np.object_]
@@ -152,16 +168,16 @@ class ItemSource:
         self.report = report
         return x, valid.astype(bool)
 
-    def _write(self, key: str, x: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
-        path = self._path(key)
-        if path is None:
-            return
+    def _write(self, path: Path, x: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
         values = {"report": json.dumps(self.report)}
         try:
             write_tensors(path, _KIND, _VERSION, {"x": x, "valid": valid}, values)
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise DataError(f"{path}: item vectors cannot be kept: {reason}") from error
+            raise self._not_kept(path, error) from error
+
+    @staticmethod
+    def _not_kept(path: Path, error: OSError) -> DataError:
+        return DataError(f"{path}: item vectors cannot be kept: {error.strerror or error}")
 
 
 def item_identity(recipe: Recipe, encoder: Encoder | None) -> dict[str, Any]:

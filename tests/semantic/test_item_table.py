@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -313,7 +314,7 @@ class TestSameInSameOut:
     ) -> None:
         first = items_of(built(tmp_path / "a"))
         n = len(fake.transforms)
-        kept = sorted((tmp_path / ".embeddings" / "items").iterdir())
+        kept = sorted((tmp_path / ".embeddings" / "items").glob("*.safetensors"))
         assert len(kept) == 3
         damaged = bytearray(kept[0].read_bytes())
         damaged[-3] ^= 1
@@ -368,6 +369,17 @@ class TestItemSource:
         assert made(self.source(tmp_path, a=1), TIMES[1], TIMES[1]) == 1
         assert made(self.source(tmp_path, a=1), TIMES[0], TIMES[2]) == 1
         assert made(self.source(None, a=1), TIMES[0], TIMES[1]) == 1
+
+    def test_two_that_want_the_same_at_once_make_it_once(
+        self, tmp_path: Path, fake: type[FakeItems]
+    ) -> None:
+        sources = [self.source(tmp_path).fit(self.FRAMES.before(TIMES[0])) for _ in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            made = list(pool.map(lambda s: s.transform(self.FRAMES.before(TIMES[1])), sources))
+        assert fake.transforms == [TIMES[1]]
+        for other in made[1:]:
+            np.testing.assert_array_equal(made[0].x, other.x)
+        assert len({str(source.report) for source in sources}) == 1
 
     def test_another_picture_under_the_same_path_is_another_item(
         self, tmp_path: Path, fake: type[FakeItems]
