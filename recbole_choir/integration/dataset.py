@@ -32,6 +32,7 @@ from recbole_choir.integration import compat, feature_arrays
 from recbole_choir.integration.injection import Injection
 from recbole_choir.integration.negatives import has_sampled_negatives
 from recbole_choir.integration.roles import Roles, find_roles
+from recbole_choir.integration.user_share import in_share
 from recbole_choir.model.settings import read_number, read_size
 
 logger = logging.getLogger("recbole_choir")
@@ -92,6 +93,36 @@ class ChoirDataset(Dataset):
         self.roles: Roles = find_roles(self.config, list(self.inter_feat), user, item, types)
         super()._data_processing()
         self._keep_roles()
+
+    def _data_filtering(self) -> None:
+        self._keep_user_share()
+        super()._data_filtering()
+
+    def _keep_user_share(self) -> None:
+        """Drop the users outside ``user_share``, with their rows and attributes."""
+        share = read_number(self.config, "user_share", 1.0, 0.0, 1.0)
+        if share == 1:
+            return
+        if self.benchmark_filename_list is not None:
+            raise ConfigError(
+                "user_share: expected 1 with benchmark_filename, whose files are the split, got "
+                f"{share:g}"
+            )
+        seed = int(read_number(self.config, "user_share_seed", 2020))
+        before = len(self.inter_feat)
+        for name in ("inter_feat", "user_feat"):
+            feat = getattr(self, name)
+            if feat is not None:
+                setattr(self, name, feat[in_share(feat[self.uid_field], share, seed)])
+        if not len(self.inter_feat):
+            raise ConfigError(
+                f"user_share: expected a share that holds users of {self.dataset_name}, got "
+                f"{share:g}"
+            )
+        logger.info(
+            "%s: user_share %g, %d of %d rows",
+            *(self.dataset_name, share, len(self.inter_feat), before),
+        )
 
     def _filter_inter_by_user_or_item(self) -> None:
         before = len(self.inter_feat)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from recbole.data.dataset import Dataset
@@ -15,6 +16,7 @@ from recbole.utils import init_seed
 from recbole_choir.data.schema import Field
 from recbole_choir.errors import ConfigError, DataError
 from recbole_choir.integration.dataset import ChoirDataset, ChoirTreeDataset, create_dataset
+from recbole_choir.integration.user_share import in_share
 
 Row = tuple[str, str, float, float]
 START = 1_600_000_000.0
@@ -274,6 +276,44 @@ def test_users_without_a_row_are_dropped_only_on_request_and_counted(
         dataset = create_dataset(make_config(filter_inter_by_user_or_item=True))
     assert len(dataset) < 240
     assert f"{240 - len(dataset)} of 240 rows dropped" in caplog.text
+
+
+def test_a_share_of_the_users(
+    make_config: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    def users(**settings: Any) -> dict[str, int]:
+        dataset = create_dataset(make_config(**settings))
+        rows = dataset.inter_feat["user_id"].map(lambda u: dataset.field2id_token["user_id"][u])
+        return dict(rows.value_counts())
+
+    every = users()
+    assert users(user_share=1.0) == every
+    with caplog.at_level("INFO", "recbole_choir"):
+        half = users(user_share=0.5)
+    assert 1 <= len(half) < len(every)
+    assert all(every[user] == n for user, n in half.items()), "all rows of a user or none"
+    assert f"user_share 0.5, {sum(half.values())} of 240 rows" in caplog.text
+    assert set(half) <= set(users(user_share=0.9)), "a larger share holds the smaller"
+    assert users(user_share=0.5) == half
+    others = [frozenset(users(user_share=0.5, user_share_seed=s)) for s in (1, 2, 3)]
+    assert len({*others, frozenset(half)}) > 1
+    dataset = create_dataset(make_config(user_share=0.5))
+    assert set(dataset.field2id_token["user_id"]) == {"[PAD]", *half}, "no attributes of others"
+    with pytest.raises(ConfigError, match="user_share: expected a number in"):
+        create_dataset(make_config(user_share=1.5))
+    with pytest.raises(ConfigError, match="user_share: expected a share that holds users of toy"):
+        create_dataset(make_config(user_share=0.0))
+
+
+def test_the_share_of_users_is_what_was_asked_for() -> None:
+    names = pd.Series([f"user {k}" for k in range(20_000)])
+    kept = in_share(names, 0.2, 2020)
+    assert abs(kept.mean() - 0.2) < 0.01
+    order = np.random.default_rng(0).permutation(len(names))
+    assert np.array_equal(in_share(names[order], 0.2, 2020), kept[order])
+    assert in_share(names[:0], 0.2, 2020).shape == (0,)
+    # records name the share and the seed alone, so the choice may never move
+    assert np.flatnonzero(kept)[:8].tolist() == [13, 15, 20, 22, 27, 30, 33, 37]
 
 
 # --- frames ------------------------------------------------------------------------------------
