@@ -28,8 +28,12 @@ PAGES = tuple(
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
+def _load(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
 def _read(name: str) -> Any:
-    return json.loads((RECORDS / f"{name}.json").read_text())
+    return _load(RECORDS / f"{name}.json")
 
 
 def gauc() -> str:
@@ -231,10 +235,30 @@ def soft_cost() -> str:
     return to_markdown(pd.DataFrame.from_dict(rows, orient="index"), "made-up purchases")
 
 
+def soft_tune() -> str:
+    """The choices of soft groups, on validation alone: cells from the best down."""
+    paths = (ROOT / "docs" / "records" / "soft-tune").glob("*.json")
+    records = [r for r in map(_load, paths) if "best_valid" in r]
+    if not records:
+        return NO_RECORD
+    reference = next(r for r in records if r["cell"].startswith("k 300, power 3, prior 300"))
+    rows = {}
+    for r in sorted(records, key=lambda r: -r["best_valid"]["gauc"]):
+        gain = r["best_valid"]["gauc"] - reference["best_valid"]["gauc"]
+        rows[r["cell"]] = {
+            "valid GAUC": f"{r['best_valid']['gauc']:.4f}",
+            "over the first": "" if r is reference else f"{gain:+.4f}",
+        }
+    return to_markdown(pd.DataFrame.from_dict(rows, orient="index"), "setting")
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "compare-ml-100k": compared("compare-ml-100k"),
     "baselines-ml-1m": study("baselines-ml-1m", WIDE),
+    "baselines-claims": study("baselines-claims", HEAD_TAIL),
+    "melt-amazon": study("melt-amazon", WIDE),
     "soft-cost": soft_cost,
+    "soft-tune": soft_tune,
     "soft-complete-journey-sparse": study("soft-complete-journey-sparse", ACTIVITY),
     "soft-complete-journey": study("soft-complete-journey", ACTIVITY),
     "soft-ml-1m": study("soft-ml-1m", ACTIVITY),
