@@ -262,6 +262,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "soft-complete-journey-sparse": study("soft-complete-journey-sparse", ACTIVITY),
     "soft-complete-journey": study("soft-complete-journey", ACTIVITY),
     "soft-ml-1m": study("soft-ml-1m", ACTIVITY),
+    "soft-ml-100k": study("soft-ml-100k", ACTIVITY),
     "gauc": gauc,
     "model-speed": model_speed,
     "rq-kmeans": rq_kmeans,
