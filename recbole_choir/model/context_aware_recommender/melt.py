@@ -57,15 +57,17 @@ class MELT(Base):
     the epochs, from the richest heads to those nearest the tail.
 
     Sourced (the authors' code, rqlja1107/MELT; abstract of arXiv 2304.08382): branches, losses,
-    curriculum, both transfers and their time, two blocks with one head and dropout .5, targets that
-    are not detached, training on from a trained encoder. Reconstruction: an encoder beside Base's
-    features and BCE for its own loss; T the most positives of a tail id; contexts without the item
-    itself and without reversed suffixes, since histories here end before the candidate; leaving one
-    user out; e~ for the candidate alone; ``L_U`` on rows of head users with more history than T,
-    one a user and batch; budgets a step. Where the code's dot product gives the same order and a
-    tower does not: the mean of f and W_U f, their sum in the code, since the tower has learned f's
-    scale (``melt_merge``); and no e~ in the first epoch, one of 160 in the code and half of two
-    here, where W_I has yet to learn (``melt_transfer_from``).
+    curriculum, both transfers and their time, two blocks with one head and dropout .5, training on
+    from a trained encoder. Reconstruction: an encoder beside Base's features and BCE for its own
+    loss; T the most positives of a tail id; contexts without the item itself and without reversed
+    suffixes, since histories here end before the candidate; leaving one user out; e~ for the
+    candidate alone; ``L_U`` on rows of head users with more history than T, one a user and batch;
+    budgets a step. Three things follow from the tower, which is no dot
+    product. Targets are detached (``melt_detach_target``): in the code f alone has to give the
+    scores, here Base's features do as well, and f would shrink until L_U is next to nothing. A tail
+    user's s is the mean of f and W_U f, their sum in the code (``melt_merge``): a dot product ranks
+    both alike, a tower has learned f's scale. No e~ in the first epoch (``melt_transfer_from``), one
+    of 160 in the code and half of two here, where W_I has yet to learn.
 
     With both lambdas 0 it is its backbone, Base with f: the control that tells the branches from
     the encoder.
@@ -103,7 +105,7 @@ class MELT(Base):
         self.further = FurtherInputs(3 * d, self.widths[0], self.tower_width)
         self.lambda_user = read_number(config, "melt_lambda_user", 0.2, 0.0)
         self.lambda_item = read_number(config, "melt_lambda_item", 0.2, 0.0)
-        self.detach = read_bool(config, "melt_detach_target", False)
+        self.detach = read_bool(config, "melt_detach_target", True)
         self.transfer_from = int(read_number(config, "melt_transfer_from", 1, 0.0))
         self.n_epochs = read_size(config, "epochs", 20)
         self.progress = 0.0  # e / E
