@@ -362,19 +362,32 @@ def test_item_loss_by_hand_reaches_both_maps(helpers) -> None:
     loss.backward()
     for layer in (model.user_map, model.item_map):
         assert layer.weight.grad.abs().sum() > 0
-    assert model.item_encoder.id_table.weight.grad.abs().sum() > 0, "e_i is not detached"
+
+
+def test_a_detached_item_target_gets_no_gradient_and_contexts_do(helpers) -> None:
+    grads, batch = [], helpers.batch()
+    for detach in (True, False):
+        model = melt(helpers, melt_detach_target=detach)
+        model.on_epoch_start(2)
+        model.item_loss(batch).backward()
+        grads.append(model.item_encoder.id_table.weight.grad)
+    assert grads[0].abs().sum() > 0, "of the contexts"
+    drawn = torch.unique(batch["item_id"])
+    targets = drawn[model.items.head[drawn]].tolist()
+    assert (grads[0] != grads[1]).any(1).nonzero().flatten().tolist() == targets
 
 
 def test_targets_are_detached_when_asked(helpers) -> None:
-    def reached(detach: bool) -> bool:
-        model = melt(helpers, melt_detach_target=detach)
+    def reached(**settings: bool) -> bool:
+        model = melt(helpers, **settings)
         batch = head_users_batch(helpers, model)
         full = model.states(batch["hist_items"]).detach().requires_grad_()
         model.user_loss(batch, full).backward()
         return full.grad is not None
 
-    assert reached(False)
-    assert not reached(True)
+    assert reached(melt_detach_target=False)
+    assert not reached(melt_detach_target=True)
+    assert not reached()
 
 
 def test_total_loss_is_weighted(helpers) -> None:

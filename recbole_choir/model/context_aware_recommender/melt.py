@@ -66,8 +66,8 @@ class MELT(Base):
     product. Targets are detached (``melt_detach_target``): in the code f alone has to give the
     scores, here Base's features do as well, and f would shrink until L_U is next to nothing. A tail
     user's s is the mean of f and W_U f, their sum in the code (``melt_merge``): a dot product ranks
-    both alike, a tower has learned f's scale. No e~ in the first epoch (``melt_transfer_from``), one
-    of 160 in the code and half of two here, where W_I has yet to learn.
+    both alike, a tower has learned f's scale. No e~ in the first epoch (``melt_transfer_from``),
+    one of 160 in the code and half of two here, where W_I has yet to learn.
 
     With both lambdas 0 it is its backbone, Base with f: the control that tells the branches from
     the encoder.
