@@ -17,8 +17,10 @@ A study file::
       - {name: two Base seeds averaged, of: Base}
     segments: [all, low, new_users]        # columns of the tables; default: users by activity
 
-Every finished run is a record on disk, named by the hash of what was asked; a second start runs
-what is missing. A failed run is written as a record with its error and shown in the tables.
+Settings are laid over each other as a run's own layers: of ``semantic`` and ``eval_args`` a cell
+may give single entries. Every finished run is a record on disk, named by the hash of what was
+asked; a second start runs what is missing. A failed run is written as a record with its error and
+shown in the tables.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from recbole_choir.analysis import record as records
 from recbole_choir.analysis.differences import write_differences
 from recbole_choir.analysis.ensemble import average_pair, seed_pairs
 from recbole_choir.analysis.runs import Run, end_with_parent, execute, finished, write_failure
+from recbole_choir.analysis.settings import laid
 from recbole_choir.analysis.tables import SEGMENTS, markdown_tables
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.evaluator import SEGMENT_NAMES
@@ -125,20 +128,24 @@ class Study:
         pairs = [(name, names[0]) for name in names[1:]]
         return pairs + [(c["name"], c["control"]) for c in self.cells if "control" in c]
 
+    def _config(self, cell: dict[str, Any], point: dict[str, Any]) -> dict[str, Any]:
+        """Settings of a run: a cell's lie over the common ones, a point of the grid over both."""
+        return laid(laid(self.common, cell.get("config", {})), point)
+
     def tuning_runs(self) -> Iterator[Run]:
         """Runs that choose a point of the grid for each cell, on validation."""
         points = self.grid()
         if len(points) < 2:
             return
         for dataset, cell, point in itertools.product(self.datasets, self.cells, points):
-            config = {**self.common, **cell.get("config", {}), **point}
+            config = self._config(cell, point)
             yield Run(cell["name"], cell["model"], dataset, int(self.tune["seed"]), config, "tune")
 
     def seed_runs(self, chosen: dict[tuple[str, str], dict[str, Any]]) -> Iterator[Run]:
         """Runs for the table, each cell at its chosen point."""
         for dataset, cell, seed in itertools.product(self.datasets, self.cells, self.seeds):
             point = chosen.get((dataset, cell["name"]), {})
-            config = {**self.common, **cell.get("config", {}), **point}
+            config = self._config(cell, point)
             yield Run(cell["name"], cell["model"], dataset, seed, config)
 
 

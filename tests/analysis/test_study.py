@@ -40,6 +40,17 @@ def test_every_cell_is_tuned_on_the_same_grid(tmp_path: Path) -> None:
     assert [r.config["epochs"] for r in runs] == [9, 9, 3, 3], "a cell's own key wins"
 
 
+def test_a_cell_changes_single_entries_of_the_recipe(tmp_path: Path) -> None:
+    common = {"semantic": {"n_snapshots": 2, "soft": {"k": 5, "power": 2}}, "load_col": {"a": [1]}}
+    cell = {"semantic": {"input": "random", "soft": {"k": 9}}, "load_col": {"b": [2]}}
+    study = _study(tmp_path, common=common, cells=[{"model": "Base", "config": cell}], averages=[])
+    (config,) = {str(run.config["semantic"]): run.config for run in study.seed_runs({})}.values()
+    semantic = {"n_snapshots": 2, "input": "random", "soft": {"k": 9, "power": 2}}
+    assert config["semantic"] == semantic
+    assert config["load_col"] == {"b": [2]}, "replaced whole, as in a run's own layers"
+    assert study.common == common
+
+
 def test_the_choice_is_made_on_validation(tmp_path: Path) -> None:
     study = _study(tmp_path)
     for run, valid, test in zip(study.tuning_runs(), [0.6, 0.7, 0.9, 0.8], [0.9, 0.1, 0.1, 0.9]):

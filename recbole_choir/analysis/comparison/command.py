@@ -22,10 +22,10 @@ from recbole_choir.analysis.comparison.runner import (
     open_progress,
     run_missing,
 )
-from recbole_choir.analysis.comparison.settings import common_settings
 from recbole_choir.analysis.comparison.spaces import search_dir
 from recbole_choir.analysis.comparison.summary import State, collect, write_significance
 from recbole_choir.analysis.comparison.tuning import load_optuna
+from recbole_choir.analysis.settings import common_settings
 from recbole_choir.analysis.tables import to_markdown
 from recbole_choir.errors import ConfigError
 from recbole_choir.integration import ChoirConfig

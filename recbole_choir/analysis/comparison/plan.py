@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_choir.analysis.comparison.rows import Rows, load_rows, rows_dir
-from recbole_choir.analysis.comparison.settings import laid, nested, sets
 from recbole_choir.analysis.comparison.spaces import Space, defaults, load_space, search_dir
 from recbole_choir.analysis.runs import Run
+from recbole_choir.analysis.settings import laid, nested, sets
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.integration import ChoirConfig
 

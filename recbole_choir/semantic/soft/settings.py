@@ -42,7 +42,7 @@ class SoftRecipe(BaseModel):
 
     kind: Literal["neighbours", "prototypes"] = "neighbours"
     spaces: list[str] = Field(default=["items", "category"], min_length=1)
-    svd_dim: int = Field(default=48, ge=1)
+    svd_dim: int = Field(default=128, ge=1)
     drop_first: bool = False
     k: int = Field(default=300, ge=1)
     power: float = Field(default=3.0, gt=0)

@@ -10,8 +10,8 @@ import yaml
 
 from recbole_choir.analysis.comparison.plan import parse_seeds
 from recbole_choir.analysis.comparison.rows import load_rows, rows_dir
-from recbole_choir.analysis.comparison.settings import common_settings, laid, nested, sets
 from recbole_choir.analysis.comparison.spaces import Dimension, defaults, load_space, search_dir
+from recbole_choir.analysis.settings import common_settings, laid, nested, sets
 from recbole_choir.errors import ConfigError
 from recbole_choir.integration import ChoirConfig, known_models
 from recbole_choir.integration.cli import Merge
