@@ -13,5 +13,6 @@ N_BUY: Final = "n_buy"  # float32 [B]: the user's positives before the row, |S_u
 SNAPSHOT: Final = "snapshot"  # int64 [B]: newest snapshot strictly before the row, 0 = none
 GROUP_STATS: Final = "group_stats"  # float32 [B, p_g]: as-of statistics of group x item, category
 LIFTS: Final = "lifts"  # float32 [B, q]: lifts of the user's soft group for item, type, category
+LIFT_MASS: Final = "lift_mass"  # name of the column of LIFTS that says how much lies behind them
 OWN_SCORES: Final = "own_scores"  # float32 [B, q]: the user's own as-of scores of the item
 CROSS_STATS: Final = "cross_stats"  # float32 [B, q]: as-of user cluster x item cluster statistics

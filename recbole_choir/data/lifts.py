@@ -6,7 +6,7 @@ ChoirRec's paper.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from recbole_choir.data.cross_statistics import CrossStatistics
+from recbole_choir.data.fields import LIFT_MASS
 from recbole_choir.data.soft_groups import SoftGroups, lookup
 from recbole_choir.data.statistics import SECONDS_A_DAY, Events, expand_categories
 from recbole_choir.errors import ConfigError
@@ -112,26 +113,61 @@ def soft_lifts(
     References:
         User-based collaborative filtering (Herlocker et al., 1999), as shares with a prior.
     """
-    bought = bought.take(np.argsort(bought.time, kind="stable"))
     shape = (len(rows), len(sources))
     values, known = np.zeros(shape), np.zeros(shape, dtype=bool)
-    n_users = groups.weights[0].shape[0] if groups.weights else 0
     n_items = int(max(bought.item.max(initial=0), rows.item.max(initial=0))) + 1
-    # One pass a moment of counting (snapshots and refreshes), never one a row.
+    for s, at, before in _moments(bought, snapshot, until):
+        for column, source in enumerate(sources):
+            counts = _counts(before, source, (groups.n_users, source.size(n_items)))
+            where, what = source.pairs(rows.item[at])
+            lift = _lift(counts, groups, s, rows.user[at][where], what, prior)
+            total = np.bincount(where, weights=lift, minlength=len(at))
+            n = np.bincount(where, minlength=len(at))
+            values[at, column] = total / np.maximum(n, 1)
+            known[at, column] = n > 0
+    return CrossStatistics(values, known, tuple(f"lift_{source.name}" for source in sources))
+
+
+def neighbourhood_mass(
+    bought: Events,
+    rows: Events,
+    snapshot: NDArray[np.integer],
+    until: Floats,
+    groups: SoftGroups,
+) -> CrossStatistics:
+    """How much lies behind a row's lifts: ``log1p(sum_v w_uv n_v)``, one column.
+
+    A user whom no snapshot knows has lifts of 0, as one whose neighbours buy like everybody else
+    has. This tells the two apart, which activity as of the row does not: whoever has come since the
+    newest snapshot is active and has no neighbourhood.
+
+    Args:
+        bought, rows, snapshot, until, groups: As in :func:`soft_lifts`.
+
+    Returns:
+        ``[N, 1]``, known in every row: 0 without a snapshot or weights.
+    """
+    values = np.zeros((len(rows), 1))
+    for s, at, before in _moments(bought, snapshot, until):
+        by_user = np.bincount(before.user, minlength=groups.n_users).astype(np.float64)
+        values[at, 0] = np.log1p(groups.masses(s, by_user)[rows.user[at]])
+    return CrossStatistics(values, np.ones(values.shape, dtype=bool), (LIFT_MASS,))
+
+
+def _moments(
+    bought: Events, snapshot: NDArray[np.integer], until: Floats
+) -> Iterator[tuple[int, Ints, Events]]:
+    """A pass a moment of counting (snapshots and refreshes), never one a row.
+
+    Yields:
+        Snapshot, the rows of the moment, and what was bought strictly before it.
+    """
+    bought = bought.take(np.argsort(bought.time, kind="stable"))
     for s in (int(s) for s in np.unique(snapshot) if s > 0):
         of_snapshot = np.flatnonzero(snapshot == s)
         for moment in np.unique(until[of_snapshot]):
             at = of_snapshot[until[of_snapshot] == moment]
-            before = bought.take(np.arange(np.searchsorted(bought.time, moment, "left")))
-            for column, source in enumerate(sources):
-                counts = _counts(before, source, (n_users, source.size(n_items)))
-                where, what = source.pairs(rows.item[at])
-                lift = _lift(counts, groups, s, rows.user[at][where], what, prior)
-                total = np.bincount(where, weights=lift, minlength=len(at))
-                n = np.bincount(where, minlength=len(at))
-                values[at, column] = total / np.maximum(n, 1)
-                known[at, column] = n > 0
-    return CrossStatistics(values, known, tuple(f"lift_{source.name}" for source in sources))
+            yield s, at, bought.take(np.arange(np.searchsorted(bought.time, moment, "left")))
 
 
 def _counts(events: Events, source: LiftSource, shape: tuple[int, int]) -> csr_matrix:

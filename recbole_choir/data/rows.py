@@ -26,7 +26,7 @@ from recbole_choir.data.group_statistics import group_statistics, standardize_gr
 from recbole_choir.data.group_tables import GroupTables
 from recbole_choir.data.history import HistoryPool
 from recbole_choir.data.item_tables import ItemTables
-from recbole_choir.data.lifts import LiftSource, counted_until, soft_lifts
+from recbole_choir.data.lifts import LiftSource, counted_until, neighbourhood_mass, soft_lifts
 from recbole_choir.data.own_scores import OwnVectors, own_scores
 from recbole_choir.data.soft_groups import SoftGroups
 from recbole_choir.data.split import is_time_split, time_order
@@ -221,6 +221,7 @@ class RowInputs:
         prior: float,
         refresh_days: float | None = None,
         past: Events | None = None,
+        mass: bool = True,
     ) -> tuple[str, ...]:
         """Compute the lifts of the users' soft groups; :meth:`attach_snapshots` comes first.
 
@@ -231,6 +232,7 @@ class RowInputs:
             prior: m, pseudo-purchases at the population's share.
             refresh_days: See :func:`~.lifts.counted_until`.
             past: As in :meth:`build`: bought, though never a row.
+            mass: Also a last column of :func:`~.lifts.neighbourhood_mass`.
 
         Returns:
             The names of the columns.
@@ -238,17 +240,16 @@ class RowInputs:
         until = float(self.events.time[self.parts[0]].max()) if self.scope == "train" else None
         known = _with_past(self.counted, past, until)
         snapshot = self.columns[SNAPSHOT]
-        lifts = soft_lifts(
-            known.take(known.label > 0),
-            self.events,
-            snapshot,
-            counted_until(self.events.time, snapshot, snapshot_times, refresh_days),
-            groups,
-            sources,
-            prior,
-        )
-        self.columns[LIFTS] = standardize_cross(lifts, self.parts[0])
-        return lifts.names
+        bought = known.take(known.label > 0)
+        moments = counted_until(self.events.time, snapshot, snapshot_times, refresh_days)
+        lifts = soft_lifts(bought, self.events, snapshot, moments, groups, sources, prior)
+        columns, names = standardize_cross(lifts, self.parts[0]), lifts.names
+        if mass:
+            behind = neighbourhood_mass(bought, self.events, snapshot, moments, groups)
+            columns = np.hstack([columns, standardize_cross(behind, self.parts[0])])
+            names += behind.names
+        self.columns[LIFTS] = columns
+        return names
 
     def attach_own_scores(self, spaces: Sequence[OwnVectors]) -> tuple[str, ...]:
         """Compute the users' own as-of scores of the items; :meth:`attach_snapshots` comes first.

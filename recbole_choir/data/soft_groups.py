@@ -32,6 +32,11 @@ class SoftGroups:
     kind: Kind
     weights: tuple[csr_matrix, ...]
 
+    @property
+    def n_users(self) -> int:
+        """Vocabulary size."""
+        return self.weights[0].shape[0] if self.weights else 0
+
     def sums(self, snapshot: int, counts: csr_matrix, user: Ints, what: Ints) -> Floats:
         """``sum_v w_uv counts[v, what]`` of pairs ``(user, what)``, the user's own left out.
 

@@ -33,7 +33,7 @@ from recbole_choir.integration.injection import Injection
 from recbole_choir.integration.negatives import has_sampled_negatives
 from recbole_choir.integration.roles import Roles, find_roles
 from recbole_choir.integration.user_share import in_share
-from recbole_choir.model.settings import read_number, read_size
+from recbole_choir.model.settings import read_bool, read_number, read_size
 
 logger = logging.getLogger("recbole_choir")
 
@@ -569,6 +569,7 @@ class ChoirDataset(Dataset):
                 read_number(config, "lift_prior", 300.0, 1e-6),
                 config["lift_refresh_days"],
                 self._shared.past,
+                read_bool(config, "lift_mass", True),
             )
             inputs.schema = dataclasses.replace(inputs.schema, lift_names=names)
         if "own_scores" in needs:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from recbole_choir.data.lifts import LiftSource, counted_until, soft_lifts
+from recbole_choir.data.lifts import LiftSource, counted_until, neighbourhood_mass, soft_lifts
 from recbole_choir.data.soft_groups import SoftGroups
 from recbole_choir.data.statistics import Events
 
@@ -83,6 +83,36 @@ def test_own_purchases_do_not_enter_own_lifts(groups: SoftGroups, refresh: float
         without = lifts(events.take(events.user != user), rows, groups, refresh_days=refresh)
         np.testing.assert_allclose(without[mine], whole[mine], atol=1e-9)
         assert not np.allclose(without[~mine], whole[~mine])
+
+
+@pytest.mark.parametrize("groups", [neighbours(), prototypes()], ids=lambda g: g.kind)
+@pytest.mark.parametrize("refresh", [None, 3 / 86_400])
+def test_mass_is_what_the_neighbourhood_has_bought_by_then(
+    groups: SoftGroups, refresh: float | None
+) -> None:
+    events = events_of(80, 1)
+    snapshot = np.searchsorted(TIMES, events.time, "left")
+    until = counted_until(events.time, snapshot, TIMES, refresh)
+    bought = events.take(events.label > 0)
+    got = neighbourhood_mass(bought, events, snapshot, until, groups)
+    assert got.names == ("lift_mass",)
+    assert got.known.all()
+    expected = np.zeros(len(events))
+    for row in np.flatnonzero(snapshot > 0):
+        weights = dense(groups, int(snapshot[row]))[events.user[row]]
+        before = bought.user[bought.time < until[row]]
+        expected[row] = np.log1p(weights[before].sum())
+    np.testing.assert_allclose(got.values[:, 0], expected, atol=1e-9)
+    assert (expected > 0).sum() > 20
+    # the row's own purchases, its label, and whatever is later: in none of it
+    mine = events.user == 3
+    others = bought.take(bought.user != 3)
+    without = neighbourhood_mass(others, events, snapshot, until, groups)
+    np.testing.assert_allclose(without.values[mine], got.values[mine], atol=1e-9)
+    early = events.time < 40
+    cut = bought.take(bought.time < 40)
+    kept = neighbourhood_mass(cut, events.take(early), snapshot[early], until[early], groups)
+    np.testing.assert_allclose(kept.values, got.values[early], atol=1e-9)
 
 
 @pytest.mark.parametrize("groups", [neighbours(), prototypes()], ids=lambda g: g.kind)

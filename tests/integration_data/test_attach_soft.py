@@ -145,14 +145,20 @@ def test_names_and_values_reach_the_models_inputs(
 ) -> None:
     dataset = attached(make_config(**BOTH), write_soft())
     schema, columns = dataset.model_inputs.schema, dataset.row_inputs.columns
-    assert schema.lift_names == ("lift_item", "lift_genre")
+    assert schema.lift_names == ("lift_item", "lift_genre", "lift_mass")
     assert schema.own_score_names == ("own_score_items",)
     assert columns["lifts"].dtype == np.float32
     train = dataset.row_inputs.parts[0]
     some = columns["snapshot"][train] > 0
     np.testing.assert_allclose(columns["lifts"][train][some, 0].mean(), 0.0, atol=1e-5)
     np.testing.assert_allclose(columns["lifts"][train][some, 0].std(), 1.0, atol=1e-4)
-    assert not columns["lifts"][columns["snapshot"] == 0].any()
+    nothing = columns["lifts"][columns["snapshot"] == 0]
+    assert not nothing[:, :2].any()
+    assert len(np.unique(nothing[:, 2])) == 1
+    assert (nothing[0, 2] <= columns["lifts"][:, 2]).all(), "no mass at all"
+    plain = attached(make_config(**BOTH, lift_mass=False), write_soft())
+    assert plain.model_inputs.schema.lift_names == ("lift_item", "lift_genre")
+    assert np.array_equal(plain.row_inputs.columns["lifts"], columns["lifts"][:, :2])
     assert np.abs(columns["lifts"]).max() <= 6.0
 
 
@@ -167,6 +173,9 @@ def test_a_user_first_seen_later_is_as_the_population(
     assert not rows.columns["own_scores"][late].any()
     lifts = rows.columns["lifts"][late, 0]  # one raw value, 0, for whatever item
     assert np.ptp(lifts) == 0
+    mass = rows.columns["lifts"][:, 2]
+    assert (mass[late] == mass.min()).all(), "and it shows that nothing lies behind it"
+    assert (mass[rows.columns["snapshot"] > 0] > mass.min()).any()
 
 
 def test_other_fields_by_name(
@@ -174,7 +183,7 @@ def test_other_fields_by_name(
 ) -> None:
     dataset = attached(make_config(lift_fields=["maker", "genre"], use_lifts=True), write_soft())
     names = dataset.model_inputs.schema.lift_names
-    assert names == ("lift_item", "lift_maker", "lift_genre")
+    assert names == ("lift_item", "lift_maker", "lift_genre", "lift_mass")
     with pytest.raises(ConfigError, match=r"lift_fields: expected token .*got 'makr'.*'maker'"):
         create_dataset(make_config(lift_fields=["makr"], use_lifts=True))
 

@@ -317,6 +317,27 @@ def test_fusion_gate_depends_on_activity_alone(helpers) -> None:
         assert not torch.equal(model.channels(other).alpha_fusion, before), name
 
 
+def test_fusion_gate_of_soft_groups_sees_what_lies_behind_the_lifts(helpers) -> None:
+    def gates(names: tuple[str, ...], column: int) -> bool:
+        """Whether the gate moves with a column of the lifts."""
+        dataset = helpers.dataset()
+        schema = dataset.model_inputs.schema
+        dataset.model_inputs.schema = dataclasses.replace(schema, lift_names=names)
+        model, batch, other = (
+            helpers.choir(dataset=dataset, variant="soft"),
+            helpers.batch(),
+            helpers.batch(),
+        )
+        other.interaction["lifts"] = batch["lifts"].clone()
+        other.interaction["lifts"][:, column] += 1.0
+        before, after = (model.channels(b).alpha_fusion for b in (batch, other))
+        return not torch.equal(before, after)
+
+    with_mass = ("lift_item", "lift_type", "lift_mass")
+    assert [gates(with_mass, c) for c in range(3)] == [False, False, True]
+    assert not any(gates(("lift_item", "lift_type", "lift_category"), c) for c in range(3))
+
+
 def test_imputation_fills_missing_attributes_only(helpers) -> None:
     dataset, batch = helpers.dataset(), helpers.batch()
     features = dataset.model_inputs.user_features

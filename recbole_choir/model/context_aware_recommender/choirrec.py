@@ -155,9 +155,11 @@ class ChoirRec(ChoirRecommender):
             return
         distill_head = s.use_kd and s.use_alpha_distill
         fusion_head = s.fusion_gate == "learned"
+        lifts = inputs.schema.lift_names if s.use_lifts else ()
+        self.mass_column = lifts.index(fields.LIFT_MASS) if fields.LIFT_MASS in lifts else None
         if distill_head or fusion_head:
             self.reliability = ReliabilityNetwork(
-                len(inputs.schema.user_stat_names),
+                len(inputs.schema.user_stat_names) + (self.mass_column is not None),
                 s.reliability_hidden,
                 s.reliability_bucket_size,
                 s.fusion_bias_init,
@@ -226,6 +228,19 @@ class ChoirRec(ChoirRecommender):
             parts.append(self.statistics(interaction, fields.LIFTS))
         return parts
 
+    def reliability_inputs(self, interaction: Interaction) -> torch.Tensor:
+        """The user's activity statistics; with lifts, how much lies behind them as well.
+
+        References:
+            ChoirRec 4.4.3. The second is ours: who came after the newest snapshot is active, and no
+            group knows him.
+        """
+        activity = self.statistics(interaction, fields.USER_STATS)
+        if self.mass_column is None:
+            return activity
+        mass = self.statistics(interaction, fields.LIFTS)[:, self.mass_column]
+        return torch.cat([activity, mass.unsqueeze(1)], dim=1)
+
     def channels(self, interaction: Interaction) -> ChannelOutputs:
         """Run both channels on a batch."""
         s = self.settings
@@ -252,10 +267,8 @@ class ChoirRec(ChoirRecommender):
 
         alpha = Reliability(None, None)
         if self.reliability is not None:
-            alpha = self.reliability(
-                self.statistics(interaction, fields.USER_STATS),
-                interaction[fields.N_BUY].to(z_group.dtype),
-            )
+            n_buy = interaction[fields.N_BUY].to(z_group.dtype)
+            alpha = self.reliability(self.reliability_inputs(interaction), n_buy)
         gate = alpha.fusion if alpha.fusion is not None else float(s.fusion_gate)
         fused = (1 - gate) * z_individual + gate * z_group  # Eq. 10
         return ChannelOutputs(fused, z_individual, z_group, alpha.distill, alpha.fusion)
