@@ -53,6 +53,7 @@ _PAPER: Final[Mapping[str, Any]] = MappingProxyType(
         "eg_scale": 1.0,
         "attr_impute": False,
         "aux_bce": 0.0,
+        "aux_bce_individual": 0.0,
     }
 )
 # The authors' demo, as far as a model can follow it (the rest is in how its tables are made:
@@ -133,6 +134,7 @@ class ChoirRecSettings:
     eg_scale: float
     attr_impute: bool
     aux_bce: float
+    aux_bce_individual: float
     group_code_size: int
     group_id_hidden: int
     group_id_size: int
@@ -151,7 +153,7 @@ class ChoirRecSettings:
 
         Two settings imply others. ``group_channel: stats`` turns the group's id, attributes and
         sequence off and its statistics on, ``group_channel: soft`` the lifts of soft groups;
-        ``use_dual_channel: False`` turns distillation, injection and the auxiliary loss off.
+        ``use_dual_channel: False`` turns distillation, injection and the auxiliary losses off.
         Asking for one of these all the same is an error.
 
         Args:
@@ -168,7 +170,8 @@ class ChoirRecSettings:
             _imply(config, values, f"group_channel: {channel}", {**implied, _LEAN[channel]: True})
         if not read_bool(config, "use_dual_channel", values["use_dual_channel"]):
             implied = dict.fromkeys(("use_kd", "use_injection"), False)
-            _imply(config, values, "use_dual_channel: False", {**implied, "aux_bce": 0.0})
+            losses = {"aux_bce": 0.0, "aux_bce_individual": 0.0}
+            _imply(config, values, "use_dual_channel: False", {**implied, **losses})
 
         def flag(key: str) -> bool:
             return read_bool(config, key, values[key])
@@ -209,6 +212,7 @@ class ChoirRecSettings:
             eg_scale=number("eg_scale"),
             attr_impute=flag("attr_impute"),
             aux_bce=number("aux_bce"),
+            aux_bce_individual=number("aux_bce_individual"),
             group_code_size=read_size(config, "group_code_size", 32),
             group_id_hidden=read_size(config, "group_id_hidden", 64),
             group_id_size=read_size(config, "group_id_size", 32),

@@ -287,7 +287,7 @@ class ChoirRec(ChoirRecommender):
         return self.distillation(teacher, student, n_buy, out.alpha_distill)
 
     def calculate_loss(self, interaction: Interaction) -> torch.Tensor:
-        """``BCE(z) + lambda L_KD`` (Eq. 11-12), and ``aux_bce`` times the group logit's BCE."""
+        """``BCE(z) + lambda L_KD`` (Eq. 11-12), and the channels' own BCE by their weights."""
         s, out = self.settings, self.channels(interaction)
         loss = self.bce(out.fused, interaction)
         if out.group is None:
@@ -299,6 +299,8 @@ class ChoirRec(ChoirRecommender):
             self.meter.add_distillation(distilled.qualified, distilled.active, out.alpha_distill)
         if s.aux_bce > 0:
             loss = loss + s.aux_bce * self.bce(out.group, interaction)
+        if s.aux_bce_individual > 0:
+            loss = loss + s.aux_bce_individual * self.bce(out.individual, interaction)
         if out.alpha_fusion is not None:
             self.meter.add_fusion(n_buy, out.alpha_fusion)
         return loss
