@@ -79,9 +79,17 @@ _STATS: Final[Mapping[str, Any]] = MappingProxyType(
         "aux_bce": 0.3,
     }
 )
-# Soft groups: the group channel sees the lifts of the user's neighbourhood alone.
+# Soft groups: the group channel sees the lifts of the user's neighbourhood alone. They say so much
+# of users who are known that the individual channel would learn little of its own, and nothing for
+# those who are not: hence its own loss.
 _SOFT: Final[Mapping[str, Any]] = MappingProxyType(
-    {**_STATS, "group_channel": "soft", "use_group_stats": False, "use_lifts": True}
+    {
+        **_STATS,
+        "group_channel": "soft",
+        "use_group_stats": False,
+        "use_lifts": True,
+        "aux_bce_individual": 1.0,
+    }
 )
 VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {

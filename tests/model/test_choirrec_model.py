@@ -92,7 +92,8 @@ def test_group_logit_does_not_see_the_individual_side(helpers) -> None:
 
 
 def test_equations_10_to_12(helpers) -> None:
-    model, batch = live_kd(helpers, kd_lambda=0.7, aux_bce=0.3), helpers.batch()
+    losses = {"kd_lambda": 0.7, "aux_bce": 0.3, "aux_bce_individual": 0.2}
+    model, batch = live_kd(helpers, **losses), helpers.batch()
     out = model.channels(batch)
     fused = (1 - out.alpha_fusion) * out.individual + out.alpha_fusion * out.group
     torch.testing.assert_close(out.fused, fused)
@@ -104,7 +105,7 @@ def test_equations_10_to_12(helpers) -> None:
 
     gap = (torch.sigmoid(out.individual / 2) - torch.sigmoid(out.group / 2)).abs()
     kd = (out.alpha_distill * gap**2).mean()
-    expected = bce(fused) + 0.7 * kd + 0.3 * bce(out.group)
+    expected = bce(fused) + 0.7 * kd + 0.3 * bce(out.group) + 0.2 * bce(out.individual)
     torch.testing.assert_close(model.calculate_loss(batch), expected)
 
 
@@ -271,10 +272,11 @@ def test_soft_channel_sees_lifts_item_and_context_only(helpers) -> None:
     assert torch.equal(changed.alpha_fusion, out.alpha_fusion)
 
 
-def test_soft_loss_is_that_of_the_fused_and_of_the_group_logit(helpers) -> None:
+def test_soft_loss_is_that_of_the_fused_logit_and_of_both_channels(helpers) -> None:
     model, batch = helpers.choir(variant="soft"), helpers.batch()
     out = model.channels(batch)
     expected = model.bce(out.fused, batch) + 0.3 * model.bce(out.group, batch)
+    expected = expected + model.bce(out.individual, batch)
     torch.testing.assert_close(model.calculate_loss(batch), expected)
     figures = model.epoch_diagnostics()
     assert [k for k in figures if "level" in k] == [

@@ -74,7 +74,8 @@ def test_released_and_stats_differ_from_the_paper_exactly_here() -> None:
         "aux_bce": 0.3,
     }
     lean = {k: v for k, v in differing("stats").items() if k != "use_group_stats"}
-    assert differing("soft") == {**lean, "group_channel": "soft", "use_lifts": True}
+    soft = {"group_channel": "soft", "use_lifts": True, "aux_bce_individual": 1.0}
+    assert differing("soft") == {**lean, **soft}
 
 
 def test_a_channel_of_soft_groups_implies_the_lifts_alone() -> None:
@@ -97,6 +98,7 @@ def test_null_means_the_variant_and_any_other_value_wins() -> None:
 def test_implied_settings_and_contradictions() -> None:
     s = settings(use_dual_channel=False)
     assert (s.use_kd, s.use_injection, s.aux_bce) == (False, False, 0.0)
+    assert settings(use_dual_channel=False, variant="soft").aux_bce_individual == 0
     s = settings(group_channel="stats")
     assert (s.use_group_id, s.use_group_attr, s.use_group_seq) == (False, False, False)
     assert s.use_group_stats
