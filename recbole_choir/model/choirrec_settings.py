@@ -88,7 +88,7 @@ _SOFT: Final[Mapping[str, Any]] = MappingProxyType(
         "group_channel": "soft",
         "use_group_stats": False,
         "use_lifts": True,
-        "aux_bce_individual": 1.0,
+        "aux_bce_individual": 3.0,
     }
 )
 VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(

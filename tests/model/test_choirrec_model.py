@@ -276,7 +276,7 @@ def test_soft_loss_is_that_of_the_fused_logit_and_of_both_channels(helpers) -> N
     model, batch = helpers.choir(variant="soft"), helpers.batch()
     out = model.channels(batch)
     expected = model.bce(out.fused, batch) + 0.3 * model.bce(out.group, batch)
-    expected = expected + model.bce(out.individual, batch)
+    expected = expected + 3.0 * model.bce(out.individual, batch)
     torch.testing.assert_close(model.calculate_loss(batch), expected)
     figures = model.epoch_diagnostics()
     assert [k for k in figures if "level" in k] == [
