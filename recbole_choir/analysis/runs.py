@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import threading
 import traceback
 from dataclasses import dataclass, field
+from functools import cache
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ import torch
 
 from recbole_choir import quick_start
 from recbole_choir.analysis import record as records
+
+logger = logging.getLogger("recbole_choir")
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,22 @@ def record_path(run: Run, out: Path) -> Path:
 
 
 def finished(run: Run, out: Path) -> bool:
-    """Whether a run has left a record without an error."""
+    """Whether a run has left a record without an error, and its predictions where tests need them.
+
+    Predictions are too large for a repository: of records that came from one, the runs are due.
+    """
     path = record_path(run, out)
-    return path.exists() and "error" not in records.read_json(path)
+    if not path.exists() or "error" in records.read_json(path):
+        return False
+    if run.role == "seed" and not path.with_suffix(".npz").exists():
+        _say_once(path)
+        return False
+    return True
+
+
+@cache
+def _say_once(path: Path) -> None:
+    logger.warning("%s: no predictions (.npz) beside it, which tests need: run again", path)
 
 
 def execute(run: Run, out: str, threads: int, gpu: int | None = None, log: bool = False) -> None:

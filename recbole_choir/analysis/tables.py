@@ -67,8 +67,7 @@ def gates(folder: Path, dataset: str) -> pd.DataFrame:
     if not rows:
         return pd.DataFrame()
     mean = pd.DataFrame(rows).groupby("cell", sort=False).mean().dropna(axis=1, how="all")
-    if mean.columns.empty:  # what the models report are no gates
-        return pd.DataFrame()
+    mean = mean.dropna(how="all")  # what the others report are no gates
     return mean.map(lambda v: "" if pd.isna(v) else f"{v:.3f}")
 
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from recbole_choir.analysis.ensemble import seed_pairs
+from recbole_choir.analysis.runs import finished
 from recbole_choir.analysis.study import Study, choose
 from recbole_choir.errors import ConfigError
 
@@ -92,3 +93,21 @@ def test_two_seeds_are_one_pair_and_three_are_three() -> None:
     assert seed_pairs([a]) == []
     assert seed_pairs([a, b]) == [(a, b)]
     assert seed_pairs([a, b, c]) == [(a, b), (b, c), (c, a)]
+
+
+def test_a_record_without_its_predictions_is_run_again_and_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = _study(tmp_path)
+    run, tuned = next(study.seed_runs({})), next(study.tuning_runs())
+    assert not finished(run, tmp_path)
+    for one in (run, tuned):
+        (tmp_path / f"{one.key()}.json").write_text("{}")
+    assert finished(tuned, tmp_path), "trials leave none"
+    assert not finished(run, tmp_path)
+    assert not finished(run, tmp_path)
+    assert caplog.text.count("no predictions (.npz) beside it") == 1
+    (tmp_path / f"{run.key()}.npz").write_bytes(b"")
+    assert finished(run, tmp_path)
+    (tmp_path / f"{run.key()}.json").write_text('{"error": "it failed"}')
+    assert not finished(run, tmp_path)
