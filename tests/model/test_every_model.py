@@ -54,7 +54,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "cold-control": {"ct_dropout": 0.0, "ct_adaptation": False},
     },
     "MELT": {
-        "melt": {"melt_dropout": 0.0, "epochs": 4},
+        "melt": {"melt_dropout": 0.0, "epochs": 4, "melt_transfer_from": 0},
         "melt-backbone": {"melt_dropout": 0.0, "melt_lambda_user": 0, "melt_lambda_item": 0},
         "melt-users": {"melt_dropout": 0.0, "melt_lambda_item": 0, "melt_detach_target": True},
     },
