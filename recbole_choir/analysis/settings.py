@@ -9,18 +9,15 @@ from typing import Any
 from recbole_choir.errors import ConfigError
 from recbole_choir.integration import parse_cli
 from recbole_choir.integration.cli import Merge
+from recbole_choir.integration.config import MERGED_KEYS
 from recbole_choir.integration.config_checks import read_yaml
-
-#: Mappings of which a layer may give single entries; others are replaced whole, as in a run's
-#: own layers (docs/configuration.md).
-MERGED = ("eval_args", "semantic")
 
 
 def laid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay ``above`` over ``below``: single entries of :data:`MERGED` and of dotted keys."""
+    """Lay ``above`` over ``below``: single entries of :data:`MERGED_KEYS` and of dotted keys."""
     out = dict(below)
     for key, value in above.items():
-        merge = key in MERGED or isinstance(value, Merge)
+        merge = key in MERGED_KEYS or isinstance(value, Merge)
         out[key] = _deep(out.get(key), value) if merge else value
     return out
 

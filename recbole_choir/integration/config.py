@@ -29,13 +29,13 @@ __all__ = ["ChoirConfig", "known_datasets", "parse_cli"]
 
 # Of these mappings a layer may give single entries; the others are replaced as a whole, as in
 # RecBole. Dotted keys (--load_col.user=[age]) reach single entries of any mapping.
-_MERGED_KEYS = ("eval_args", "semantic")
+MERGED_KEYS = ("eval_args", "semantic")
 
 
 def _lay(below: dict[str, Any], above: Mapping[str, Any]) -> None:
     """Lay one layer over another, in place."""
     for key, value in above.items():
-        if key in _MERGED_KEYS and isinstance(value, Mapping):
+        if key in MERGED_KEYS and isinstance(value, Mapping):
             value = Merge(value)
         below[key] = merged(below.get(key), value)
 
