@@ -32,6 +32,7 @@ _PAPER: Final[Mapping[str, Any]] = MappingProxyType(
         "use_group_seq": True,
         "use_group_stats": False,
         "use_lifts": False,
+        "use_own_scores": False,
         "group_channel": "full",
         "use_dual_channel": True,
         "use_injection": True,
@@ -120,6 +121,7 @@ class ChoirRecSettings:
     use_group_seq: bool
     use_group_stats: bool
     use_lifts: bool
+    use_own_scores: bool
     group_channel: str
     use_dual_channel: bool
     use_injection: bool
@@ -198,6 +200,7 @@ class ChoirRecSettings:
             use_group_seq=flag("use_group_seq"),
             use_group_stats=flag("use_group_stats"),
             use_lifts=flag("use_lifts"),
+            use_own_scores=flag("use_own_scores"),
             group_channel=choice("group_channel", GROUP_CHANNELS),
             use_dual_channel=flag("use_dual_channel"),
             use_injection=flag("use_injection"),

@@ -59,10 +59,11 @@ def test_a_recipe_without_soft_groups_is_refused_before_it_is_built(tmp_path: Pa
         ("ChoirRec", {"variant": "soft", "semantic": {"soft": {"control": "permuted"}}}),
         ("ChoirRec", {"variant": "soft", "semantic": {"soft": {"control": "random"}}}),
         ("ChoirRec", {"variant": "soft", "use_dual_channel": False}),
+        ("ChoirRec", {"variant": "soft", "use_own_scores": True}),
         ("Base", {"use_lifts": True, "tower_width_multiplier": 2.0}),
         ("Base", {"use_own_scores": True}),
     ],
-    ids=["neighbours", "prototypes", "permuted", "random", "one-tower", "wide", "own"],
+    ids=["neighbours", "prototypes", "permuted", "random", "one-tower", "joined", "wide", "own"],
 )
 def test_a_run_leaves_a_record(model: str, more: dict[str, Any], tmp_path: Path) -> None:
     result = run(model, "ml-100k", config_dict=settings(tmp_path, **more))

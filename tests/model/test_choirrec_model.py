@@ -272,6 +272,40 @@ def test_soft_channel_sees_lifts_item_and_context_only(helpers) -> None:
     assert torch.equal(changed.alpha_fusion, out.alpha_fusion)
 
 
+def test_own_scores_join_the_group_channel_and_no_other(helpers) -> None:
+    model, batch = helpers.choir(variant="soft", use_own_scores=True), helpers.batch()
+    other = helpers.batch()
+    other.interaction["own_scores"] = helpers.batch(seed=9)["own_scores"]
+    out, changed = model.channels(batch), model.channels(other)
+    assert not torch.equal(changed.group, out.group)
+    assert torch.equal(changed.individual, out.individual)
+    assert torch.equal(changed.alpha_fusion, out.alpha_fusion)
+    # columns without weight say nothing: the model of lifts alone
+    alone = helpers.choir(variant="soft")
+    weights = {n: p.clone() for n, p in model.state_dict().items()}
+    first = weights["group.first.0.weight"]
+    n_lifts = 3
+    weights["group.first.0.weight"] = torch.cat([first[:, :n_lifts], first[:, n_lifts + 2 :]], 1)
+    alone.load_state_dict(weights)
+    with torch.no_grad():
+        first[:, n_lifts : n_lifts + 2] = 0.0
+        model.load_state_dict({**weights, "group.first.0.weight": first})
+    torch.testing.assert_close(model(batch), alone(batch))
+    assert ChoirRec.needs({"variant": "soft", "use_own_scores": True}) == {
+        "groups",
+        "lifts",
+        "own_scores",
+    }
+
+
+def test_own_scores_want_a_dataset_that_has_them(helpers) -> None:
+    dataset = helpers.dataset()
+    schema = dataset.model_inputs.schema
+    dataset.model_inputs.schema = dataclasses.replace(schema, own_score_names=())
+    with pytest.raises(ConfigError, match="use_own_scores expects a dataset with own_scores"):
+        helpers.choir(dataset=dataset, variant="soft", use_own_scores=True)
+
+
 def test_soft_loss_is_that_of_the_fused_logit_and_of_both_channels(helpers) -> None:
     model, batch = helpers.choir(variant="soft"), helpers.batch()
     out = model.channels(batch)

@@ -26,6 +26,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "released": {"variant": "released"},
         "stats": {"variant": "stats"},
         "soft": {"variant": "soft"},
+        "soft-own": {"variant": "soft", "use_own_scores": True},
         "one-tower": {"use_dual_channel": False, "use_group_stats": True},
         "everything": {
             "attr_impute": True,

@@ -81,7 +81,7 @@ class ChoirRec(ChoirRecommender):
 
     @classmethod
     def needs(cls, config: ConfigLike) -> frozenset[str]:
-        """The group tables, the group statistics and the lifts, as the settings say."""
+        """The group tables, group statistics, lifts and own scores, as the settings say."""
         settings = ChoirRecSettings.from_config(config)
         needed = set()
         if settings.reads_groups or settings.use_group_stats:
@@ -90,6 +90,8 @@ class ChoirRec(ChoirRecommender):
             needed.add("group_stats")
         if settings.use_lifts:
             needed |= {"groups", "lifts"}
+        if settings.use_own_scores:
+            needed |= {"groups", "own_scores"}
         return frozenset(needed)
 
     def _build_lookup(self, inputs: ModelInputs) -> GroupLookup | None:
@@ -127,6 +129,8 @@ class ChoirRec(ChoirRecommender):
             width += self.require_group_stats()
         if s.use_lifts:
             width += self.require_soft("lifts")
+        if s.use_own_scores:
+            width += self.require_soft("own_scores")
         return width
 
     def _build_channels(self, group_width: int) -> None:
@@ -208,7 +212,7 @@ class ChoirRec(ChoirRecommender):
     def group_inputs(
         self, interaction: Interaction, features: Features, items: ItemTokens
     ) -> list[torch.Tensor]:
-        """``[e_G; e_P_G; s_G; m_G; group statistics; lifts]`` of a batch, as far as they are on."""
+        """``[e_G; e_P_G; s_G; m_G; group statistics; lifts; own scores]``, as far as they are on."""
         s, parts = self.settings, []
         if self.groups is not None:
             snapshot, user = interaction[fields.SNAPSHOT], interaction[self.USER_ID]
@@ -226,6 +230,8 @@ class ChoirRec(ChoirRecommender):
             parts.append(self.statistics(interaction, fields.GROUP_STATS))
         if s.use_lifts:
             parts.append(self.statistics(interaction, fields.LIFTS))
+        if s.use_own_scores:
+            parts.append(self.statistics(interaction, fields.OWN_SCORES))
         return parts
 
     def reliability_inputs(self, interaction: Interaction) -> torch.Tensor:
