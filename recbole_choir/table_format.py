@@ -21,12 +21,13 @@ An item's ``group_id`` is the cluster it belongs to, ``vector`` the row of its c
 none). Items have levels and codewords of their own (``item_n_clusters`` in the manifest); a vector
 that stays the same over snapshots is stored once.
 
-``soft.parquet`` holds soft groups, one row a weight above 0. With ``soft: {kind: neighbours}`` in
-the manifest ``member`` is the raw id of another user, and never the user itself; with ``{kind:
+``soft.parquet`` holds soft groups, one row a weight that is not 0. Where the manifest says ``soft:
+{kind: neighbours}``, ``member`` is the raw id of another user, and never the user itself; with ``{kind:
 prototypes, n_prototypes: K}`` it is the number of a prototype, 0 .. K-1 as text, that means nothing
 in another snapshot, and two users count for each other by the sum of the products of their
-memberships. ``soft_vectors.parquet`` holds vectors of users and items (``side``: ``user`` or
-``item``) whose product is the user's own score of the item in a space of behaviour.
+memberships; ``{kind: factors, n_factors: K}`` is the same with memberships that are coordinates in
+a space and may be negative. ``soft_vectors.parquet`` holds vectors of users and items (``side``:
+``user`` or ``item``) whose product is the user's own score of the item in a space of behaviour.
 """
 
 from __future__ import annotations
@@ -71,6 +72,9 @@ USER_SIDE: Final = "user"
 ITEM_SIDE: Final = "item"
 NEIGHBOURS: Final = "neighbours"
 PROTOTYPES: Final = "prototypes"
+FACTORS: Final = "factors"
+#: How many columns memberships have, in the manifest; neighbours have none.
+WIDTHS: Final = {PROTOTYPES: "n_prototypes", FACTORS: "n_factors"}
 
 
 def code_column(level: int) -> str:

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Kind = Literal["neighbours", "prototypes"]
+Kind = Literal["neighbours", "prototypes", "factors"]
 
 #: Cells of a dense block of users x things, 128 MiB: what bounds the memory of a sum.
 BLOCK_CELLS: Final = 1 << 24
@@ -23,8 +23,9 @@ class SoftGroups:
     """Weights of users over each other at every snapshot, on the host.
 
     Args:
-        kind: ``neighbours``: the weights themselves, W; ``prototypes``: memberships A, which stand
-            for ``W = A A^T`` without its diagonal.
+        kind: ``neighbours``: the weights themselves, W; ``prototypes`` and ``factors``: memberships
+            A, which stand for ``W = A A^T`` without its diagonal. Those of factors are coordinates
+            and may be negative; a sum over all users below 0 counts as 0.
         weights: For each snapshot W ``[n_users, n_users]`` with an empty diagonal, or A
             ``[n_users, K]``. Rows of users without any are empty.
     """
@@ -46,13 +47,13 @@ class SoftGroups:
             user, what: int64 ``[Q]``.
 
         Returns:
-            ``[Q]``. Of prototypes in O(events K + Q K); of neighbours in O(users k times a
+            ``[Q]``. Of memberships in O(events K + Q K); of neighbours in O(users k times a
             neighbour's different things).
         """
         matrix = self.weights[snapshot - 1]
-        if self.kind == "prototypes":
-            return _over_prototypes(matrix, counts, user, what)
-        return _over_neighbours(matrix, counts, user, what)
+        if self.kind == "neighbours":
+            return _over_neighbours(matrix, counts, user, what)
+        return _over_memberships(matrix, counts, user, what)
 
     def masses(self, snapshot: int, totals: Floats) -> Floats:
         """``sum_v w_uv totals[v]`` of every user, its own left out.
@@ -82,7 +83,7 @@ def _over_neighbours(weights: csr_matrix, counts: csr_matrix, user: Ints, what: 
     return out
 
 
-def _over_prototypes(members: csr_matrix, counts: csr_matrix, user: Ints, what: Ints) -> Floats:
+def _over_memberships(members: csr_matrix, counts: csr_matrix, user: Ints, what: Ints) -> Floats:
     out = np.zeros(len(user))
     totals = np.ascontiguousarray((members.T @ counts).toarray().T)  # [n_what, K]
     order = np.argsort(user, kind="stable")  # few different users in a block

@@ -64,14 +64,14 @@ class SoftPart:
 
     Args:
         columns: Of ``soft.parquet``.
-        kind: ``neighbours`` or ``prototypes``.
-        n_prototypes: K; 0 for neighbours.
+        kind: ``neighbours``, ``prototypes`` or ``factors``.
+        width: K, of prototypes or factors; 0 for neighbours.
         vectors: Of ``soft_vectors.parquet``, or None.
     """
 
     columns: Columns
     kind: Kind
-    n_prototypes: int
+    width: int
     vectors: Columns | None
 
     @classmethod
@@ -94,16 +94,18 @@ class SoftPart:
         said = manifest.get("soft")
         if said is None and not (folder / tf.SOFT).is_file():
             return None
-        kind, n_prototypes = _kind(said, folder)
+        kind, width = _kind(said, folder)
         names = [tf.SNAPSHOT, tf.USER_ID, tf.MEMBER, tf.WEIGHT]
         columns = read_columns(folder / tf.SOFT, names)
         check_rows(manifest, folder, "soft", len(columns))
         check_snapshots(folder, "soft", columns, n_snapshots)
         weight = columns.floats(tf.WEIGHT)
-        bad = ~(np.isfinite(weight) & (weight > 0))
+        signed = kind == tf.FACTORS
+        bad = ~(np.isfinite(weight) & (weight != 0 if signed else weight > 0))
         if bad.any():
             raise TableError(
-                f"{columns.path}: expected weights above 0, got {examples(weight[bad])}"
+                f"{columns.path}: expected weights {'other than' if signed else 'above'} 0,"
+                f" got {examples(weight[bad])}"
                 f" in {int(bad.sum())} rows"
             )
         _check_pairs(columns, kind)
@@ -114,7 +116,7 @@ class SoftPart:
             )
             check_rows(manifest, folder, "soft_vectors", len(vectors))
             check_snapshots(folder, "soft_vectors", vectors, n_snapshots)
-        return cls(columns, kind, n_prototypes, vectors)
+        return cls(columns, kind, width, vectors)
 
     def groups(self, table: SemanticTable, user_tokens: Sequence[str]) -> SoftGroups:
         """The weights in the dataset's ids.
@@ -129,11 +131,12 @@ class SoftPart:
         known = pa.array([str(t) for t in user_tokens[1:]], pa.string())
         users, members = (_Texts.of(self.columns, n) for n in (tf.USER_ID, tf.MEMBER))
         row = _known_ids(table, "users of soft groups", users, known)
-        if self.kind == "prototypes":
-            column, width = _numbers(self.columns, members, self.n_prototypes), self.n_prototypes
-        else:
+        if self.kind == tf.NEIGHBOURS:
             column = _known_ids(table, "members of soft groups", members, known)
             width = len(user_tokens)
+        else:
+            column = _numbers(self.columns, members, self.kind, self.width)
+            width = self.width
         snapshot, weight = self.columns.ints(tf.SNAPSHOT), self.columns.floats(tf.WEIGHT)
         matrices = []
         for s in range(1, len(table.snapshot_times) + 1):
@@ -185,14 +188,15 @@ class SoftPart:
 
 def _kind(said: Any, folder: Path) -> tuple[Kind, int]:
     kind = said.get("kind") if isinstance(said, dict) else None
-    n = said.get("n_prototypes", 0) if isinstance(said, dict) else 0
-    good = kind == tf.NEIGHBOURS or (kind == tf.PROTOTYPES and isinstance(n, int) and n > 0)
-    if not good:
+    if kind == tf.NEIGHBOURS:
+        return tf.NEIGHBOURS, 0
+    n = said.get(tf.WIDTHS[kind], 0) if isinstance(said, dict) and kind in tf.WIDTHS else 0
+    if not isinstance(n, int) or n <= 0:
         raise TableError(
             f"{folder / tf.MANIFEST}: expected soft with kind neighbours, or prototypes and their"
-            f" number n_prototypes, got {said!r}"
+            f" number n_prototypes, or factors and n_factors, got {said!r}"
         )
-    return cast(Kind, kind), n if kind == tf.PROTOTYPES else 0
+    return cast(Kind, kind), n
 
 
 def _check_pairs(columns: Columns, kind: Kind) -> None:
@@ -224,15 +228,15 @@ def _known_ids(table: SemanticTable, what: str, texts: _Texts, known: pa.Array) 
     return ids[texts.at]
 
 
-def _numbers(columns: Columns, members: _Texts, n: int) -> Ints:
-    """Prototypes as numbers."""
+def _numbers(columns: Columns, members: _Texts, kind: Kind, n: int) -> Ints:
+    """Prototypes or factors as numbers."""
     texts = members.values.to_pylist()
     number = np.array([int(t) if t.isdecimal() else -1 for t in texts] or [0], dtype=np.int64)
     bad = (number < 0) | (number >= n)
     if bad.any() and texts:
         wrong = [t for t, b in zip(texts, bad) if b]
         raise TableError(
-            f"{columns.path}: expected prototypes 0 to {n - 1} in column '{tf.MEMBER}',"
+            f"{columns.path}: expected {kind} 0 to {n - 1} in column '{tf.MEMBER}',"
             f" got {examples(wrong)}"
         )
     return number[members.at]

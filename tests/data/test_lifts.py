@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -48,10 +50,21 @@ def prototypes(seed: int = 0, k: int = 3) -> SoftGroups:
     return SoftGroups("prototypes", tuple(matrices))
 
 
+def factors(seed: int = 0, k: int = 3) -> SoftGroups:
+    """Memberships of both signs, and as in a space of purchases most products above 0."""
+    rng = np.random.default_rng(seed)
+    matrices = []
+    for _ in TIMES:
+        a = rng.standard_normal((N_USERS, k)) + 0.7
+        a[0] = 0
+        matrices.append(csr_matrix(a))
+    return SoftGroups("factors", tuple(matrices))
+
+
 def dense(groups: SoftGroups, s: int) -> np.ndarray:
     """The weights [n_users, n_users] that the groups stand for."""
     m = groups.weights[s - 1].toarray()
-    if groups.kind == "prototypes":
+    if groups.kind != "neighbours":
         m = m @ m.T
         np.fill_diagonal(m, 0)
     return m
@@ -73,7 +86,7 @@ def lifts(
     return soft_lifts(bought, rows, snapshot, until, groups, SOURCES, prior).values
 
 
-@pytest.mark.parametrize("groups", [neighbours(), prototypes()], ids=lambda g: g.kind)
+@pytest.mark.parametrize("groups", [neighbours(), prototypes(), factors()], ids=lambda g: g.kind)
 @pytest.mark.parametrize("refresh", [None, 3 / 86_400])
 def test_own_purchases_do_not_enter_own_lifts(groups: SoftGroups, refresh: float | None) -> None:
     events, rows = events_of(80, 1), events_of(60, 2)
@@ -85,7 +98,7 @@ def test_own_purchases_do_not_enter_own_lifts(groups: SoftGroups, refresh: float
         assert not np.allclose(without[~mine], whole[~mine])
 
 
-@pytest.mark.parametrize("groups", [neighbours(), prototypes()], ids=lambda g: g.kind)
+@pytest.mark.parametrize("groups", [neighbours(), prototypes(), factors()], ids=lambda g: g.kind)
 @pytest.mark.parametrize("refresh", [None, 3 / 86_400])
 def test_mass_is_what_the_neighbourhood_has_bought_by_then(
     groups: SoftGroups, refresh: float | None
@@ -101,7 +114,7 @@ def test_mass_is_what_the_neighbourhood_has_bought_by_then(
     for row in np.flatnonzero(snapshot > 0):
         weights = dense(groups, int(snapshot[row]))[events.user[row]]
         before = bought.user[bought.time < until[row]]
-        expected[row] = np.log1p(weights[before].sum())
+        expected[row] = np.log1p(max(weights[before].sum(), 0.0))
     np.testing.assert_allclose(got.values[:, 0], expected, atol=1e-9)
     assert (expected > 0).sum() > 20
     # the row's own purchases, its label, and whatever is later: in none of it
@@ -115,7 +128,7 @@ def test_mass_is_what_the_neighbourhood_has_bought_by_then(
     np.testing.assert_allclose(kept.values, got.values[early], atol=1e-9)
 
 
-@pytest.mark.parametrize("groups", [neighbours(), prototypes()], ids=lambda g: g.kind)
+@pytest.mark.parametrize("groups", [neighbours(), prototypes(), factors()], ids=lambda g: g.kind)
 @pytest.mark.parametrize("refresh", [None, 3 / 86_400])
 def test_a_row_and_what_is_later_change_nothing_before(
     groups: SoftGroups, refresh: float | None
@@ -131,7 +144,7 @@ def test_a_row_and_what_is_later_change_nothing_before(
         assert np.array_equal(cut, whole[events.time == time])
 
 
-@pytest.mark.parametrize("groups", [neighbours(), prototypes()], ids=lambda g: g.kind)
+@pytest.mark.parametrize("groups", [neighbours(), prototypes(), factors()], ids=lambda g: g.kind)
 def test_labels_after_the_last_snapshot_change_nothing(groups: SoftGroups) -> None:
     events = events_of(80, 1)
     flipped = Events(
@@ -204,16 +217,21 @@ def brute_force(events: Events, rows: Events, groups: SoftGroups, prior: float) 
                     continue
                 share = with_kind / total
                 weight = w[before.user]
-                up = (weight * hit).sum() + prior * share
-                values.append(np.log(up / ((weight * width).sum() + prior) / share))
+                up = max((weight * hit).sum(), 0.0) + prior * share
+                mass = max((weight * width).sum(), 0.0)
+                values.append(np.log(up / (mass + prior) / share))
             out[r, c] = np.mean(values) if values else 0.0
     return out
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10_000), prior=st.floats(0.5, 50.0), soft=st.booleans())
-def test_equal_to_brute_force(seed: int, prior: float, soft: bool) -> None:
-    groups = prototypes(seed) if soft else neighbours(seed)
+@given(
+    seed=st.integers(0, 10_000),
+    prior=st.floats(0.5, 50.0),
+    kind=st.sampled_from([neighbours, prototypes, factors]),
+)
+def test_equal_to_brute_force(seed: int, prior: float, kind: Callable[[int], SoftGroups]) -> None:
+    groups = kind(seed)
     events, rows = events_of(60, seed), events_of(30, seed + 1)
     got = lifts(events, rows, groups, prior)
     np.testing.assert_allclose(got, brute_force(events, rows, groups, prior), atol=1e-8)

@@ -71,7 +71,7 @@ def made(frames: Frames = FRAMES, moments: Any = MOMENTS, **soft: Any) -> SoftCo
     return soft_groups(frames, moments, recipe(**soft), show_progress=False)
 
 
-KINDS = ("neighbours", "prototypes")
+KINDS = ("neighbours", "prototypes", "factors")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,6 +117,26 @@ def test_prototypes_share_a_taste() -> None:
     same = np.equal.outer(np.arange(22) % 2, np.arange(22) % 2)
     assert w[:22, :22][same].mean() > 10 * w[:22, :22][~same].mean()
     assert content.said() == {"kind": "prototypes", "n_prototypes": 4}
+
+
+def test_factors_are_coordinates_and_their_products_cosines() -> None:
+    content = made(kind="factors", cold="none")
+    assert content.said() == {"kind": "factors", "n_factors": content.width}
+    (users, _), w = made(own_vectors=True).spaces["items"][-1], content.weights[-1].toarray()
+    norm = np.linalg.norm(users, axis=1, keepdims=True)
+    unit = users / np.where(norm > 0, norm, 1.0)
+    np.testing.assert_allclose(w @ w.T, unit @ unit.T, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(w[:22], axis=1), 1.0, rtol=1e-5)
+    same = np.equal.outer(np.arange(22) % 2, np.arange(22) % 2)
+    cosine = (w @ w.T)[:22, :22]
+    assert cosine[same].mean() > cosine[~same].mean() + 0.3
+    # a snapshot that knows less has as many columns
+    assert {m.shape[1] for m in content.weights} == {content.width}
+    # who has bought nothing stands at the middle of those of its attributes, nearer to the origin
+    cold = made(kind="factors").weights[0].toarray()
+    assert not content.weights[0].toarray()[22:].any()
+    assert (np.linalg.norm(cold[22:], axis=1) > 0).all()
+    assert (np.linalg.norm(cold[22:], axis=1) < 1).all()
 
 
 def test_users_without_purchases_are_like_those_of_the_same_attributes() -> None:

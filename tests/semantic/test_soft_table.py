@@ -67,7 +67,7 @@ def recipe(**soft: Any) -> dict[str, Any]:
     return {**RECIPE, "soft": {**RECIPE["soft"], **soft}}
 
 
-@pytest.fixture(scope="module", params=["neighbours", "prototypes"])
+@pytest.fixture(scope="module", params=["neighbours", "prototypes", "factors"])
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -170,8 +170,8 @@ def _shorter(columns: dict[str, list[Any]]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_set("weight", -1.0), r"expected weights above 0, got -1.0 in 1 rows"),
-        (_set("weight", float("nan")), "expected weights above 0, got nan"),
+        (_set("weight", 0.0), r"expected weights (above|other than) 0, got 0.0 in 1 rows"),
+        (_set("weight", float("nan")), "expected weights (above|other than) 0, got nan"),
         (_set("snapshot", 3), "expected snapshots 1 to 2, got 3"),
         (_repeat, "expected one row a snapshot, user_id and member, got 1 again"),
         (_shorter, r"the manifest says \d+ rows of soft, got \d+"),
@@ -185,6 +185,15 @@ def test_a_damaged_part_is_refused(
         SemanticTable.load(_damaged(table, tmp_path / "t", change))
 
 
+def test_only_coordinates_may_be_negative(table: Path, kind: str, tmp_path: Path) -> None:
+    bad = _damaged(table, tmp_path / "t", _set("weight", -1.0))
+    if kind == "factors":
+        assert SemanticTable.load(bad).soft is not None
+        return
+    with pytest.raises(TableError, match=r"expected weights above 0, got -1.0 in 1 rows"):
+        SemanticTable.load(bad)
+
+
 def test_a_user_that_counts_for_itself_is_refused(table: Path, kind: str, tmp_path: Path) -> None:
     bad = _damaged(table, tmp_path / "t", _on_itself)
     if kind == "neighbours":
@@ -193,7 +202,7 @@ def test_a_user_that_counts_for_itself_is_refused(table: Path, kind: str, tmp_pa
         return
     read = SemanticTable.load(bad)
     assert read.soft is not None
-    with pytest.raises(TableError, match=r"expected prototypes 0 to 2 in column 'member'"):
+    with pytest.raises(TableError, match=rf"expected {kind} 0 to \d+ in column 'member'"):
         read.soft.groups(read, TOKENS)
 
 

@@ -212,7 +212,7 @@ class ChoirRec(ChoirRecommender):
     def group_inputs(
         self, interaction: Interaction, features: Features, items: ItemTokens
     ) -> list[torch.Tensor]:
-        """``[e_G; e_P_G; s_G; m_G; group statistics; lifts; own scores]``, as far as they are on."""
+        """``[e_G; e_P_G; s_G; m_G; group statistics; lifts; own scores]``, those that are on."""
         s, parts = self.settings, []
         if self.groups is not None:
             snapshot, user = interaction[fields.SNAPSHOT], interaction[self.USER_ID]

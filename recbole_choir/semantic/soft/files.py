@@ -27,7 +27,7 @@ def soft_arrow(soft: SoftContent) -> pa.Table:
     users = pa.array(soft.users, pa.string())
     members = users
     if soft.kind != NEIGHBOURS:
-        members = pa.array([str(k) for k in range(soft.n_prototypes)], pa.string())
+        members = pa.array([str(k) for k in range(soft.width)], pa.string())
     parts = [matrix.tocoo() for matrix in soft.weights]
     snapshot = np.repeat(np.arange(1, len(parts) + 1, dtype=np.int32), [p.nnz for p in parts])
     return pa.table(

@@ -22,12 +22,13 @@ from recbole_choir.semantic.hashing import normal_of
 from recbole_choir.semantic.inputs import make_input
 from recbole_choir.semantic.recipe import Recipe
 from recbole_choir.semantic.soft.cold import attribute_vectors, profile_vectors
+from recbole_choir.semantic.soft.factors import coordinates
 from recbole_choir.semantic.soft.neighbours import nearest_weights
 from recbole_choir.semantic.soft.prototypes import memberships, prototype_vectors
 from recbole_choir.semantic.soft.purchases import Purchases
 from recbole_choir.semantic.soft.settings import SoftRecipe
 from recbole_choir.semantic.soft.spaces import Located, Space, make_spaces, side_by_side
-from recbole_choir.table_format import NEIGHBOURS, PROTOTYPES
+from recbole_choir.table_format import FACTORS, NEIGHBOURS, WIDTHS
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,8 @@ class SoftContent:
     """The soft groups of a table.
 
     Args:
-        kind: ``neighbours`` or ``prototypes``.
-        n_prototypes: K; 0 for neighbours.
+        kind: ``neighbours``, ``prototypes`` or ``factors``.
+        width: K, of prototypes or factors; 0 for neighbours.
         users, items: Raw ids, what rows and columns stand for.
         weights: For each snapshot float32 ``[n_users, n_users]`` or ``[n_users, K]``.
         spaces: Space -> for each snapshot vectors of users and items for own scores, all of one
@@ -47,7 +48,7 @@ class SoftContent:
     """
 
     kind: str
-    n_prototypes: int
+    width: int
     users: NDArray[np.object_]
     items: NDArray[np.object_]
     weights: list[csr_matrix]
@@ -58,9 +59,8 @@ class SoftContent:
 
     def said(self) -> dict[str, Any]:
         """What the manifest says of the groups."""
-        if self.kind == NEIGHBOURS:
-            return {"kind": NEIGHBOURS}
-        return {"kind": PROTOTYPES, "n_prototypes": self.n_prototypes}
+        said = {"kind": self.kind}
+        return said if self.kind == NEIGHBOURS else {**said, WIDTHS[self.kind]: self.width}
 
     def parts(self) -> dict[str, Any]:
         """What enters the table's fingerprint."""
@@ -93,9 +93,9 @@ def soft_groups(
 
     ::
 
-        spaces of the active users  ->  neighbours, or prototypes and memberships
+        spaces of the active users  ->  neighbours, or prototypes and memberships, or coordinates
         users that no space knows   ->  weights over the active users most like them by attributes
-                                        (of prototypes: the mean of those users' memberships)
+                                        (otherwise the mean of those users' memberships)
 
     Args:
         frames: All interactions, users and items.
@@ -139,9 +139,14 @@ def soft_groups(
             )  # fmt: skip
         for space, part in _named_own(spaces, located):
             own.setdefault(space, []).append(part)
+    width = 0
+    if soft.kind != NEIGHBOURS:  # a space of an early snapshot may have fewer dimensions
+        width = max(matrix.shape[1] for matrix in weights)
+        for matrix in weights:
+            matrix.resize(matrix.shape[0], width)
     return SoftContent(
         soft.kind,
-        soft.n_prototypes if soft.kind == PROTOTYPES else 0,
+        width,
         users,
         items,
         weights,
@@ -189,6 +194,8 @@ def _weights(
         known = unknown = known[:0]
     if soft.kind == NEIGHBOURS:
         matrix = nearest_weights(here.x, known, members, soft.k, soft.power)
+    elif soft.kind == FACTORS:
+        matrix = coordinates(here.x, known)
     else:
         width = soft.n_prototypes
         matrix = csr_matrix((len(active), width))

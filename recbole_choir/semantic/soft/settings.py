@@ -16,7 +16,8 @@ class SoftRecipe(BaseModel):
 
     Args:
         kind: ``neighbours``: the k most similar active users, each with a weight; ``prototypes``:
-            memberships in spherical k-means prototypes of active users, at linear cost.
+            memberships in spherical k-means prototypes of active users, at linear cost;
+            ``factors``: everybody, by the cosine itself, at linear cost and without a search.
         spaces: Where similarity is measured, side by side with equal weight. ``items``: truncated
             SVD of tf-idf weighted purchases; the name of an item field (``category``, a product
             type): the same of its values; ``profile``, ``text_parts``, ``aligned``: the vectors of
@@ -29,7 +30,7 @@ class SoftRecipe(BaseModel):
         n_prototypes: K; fewer where there are fewer than two active users to a prototype.
         temperature: Memberships are the softmax of cosines divided by it.
         min_purchases: Purchases that make a user active: only active users are neighbours, and
-            prototypes are fitted on them.
+            prototypes are fitted on them. Of factors, those whom users without purchases resemble.
         cold: For users that no space knows: ``attributes``: similar by their attributes;
             ``profile``: by the embedding of a profile that holds their attributes alone; ``none``.
         control: ``permuted``: every user gets another's weights; ``random``: similarity of random
@@ -40,7 +41,7 @@ class SoftRecipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["neighbours", "prototypes"] = "neighbours"
+    kind: Literal["neighbours", "prototypes", "factors"] = "neighbours"
     spaces: list[str] = Field(default=["items", "category"], min_length=1)
     svd_dim: int = Field(default=128, ge=1)
     drop_first: bool = False
