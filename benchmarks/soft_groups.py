@@ -1,4 +1,4 @@
-"""Seconds a snapshot of soft groups, and rows a second of their lifts: neighbours and prototypes.
+"""Seconds a snapshot of soft groups, and rows a second of their lifts: all three kinds.
 
     python benchmarks/soft_groups.py
     python benchmarks/soft_groups.py --users=[10000,30000] --record=FILE
@@ -27,6 +27,7 @@ from recbole_choir.data.lifts import LiftSource, soft_lifts
 from recbole_choir.data.soft_groups import SoftGroups
 from recbole_choir.data.statistics import Events
 from recbole_choir.integration import parse_cli
+from recbole_choir.semantic.soft.factors import coordinates
 from recbole_choir.semantic.soft.neighbours import nearest_weights
 from recbole_choir.semantic.soft.prototypes import memberships, prototype_vectors
 from recbole_choir.semantic.soft.settings import SoftRecipe
@@ -87,13 +88,17 @@ def measure(n_users: int) -> dict[str, Any]:
         centres = prototype_vectors(x[members], SETTINGS.n_prototypes, 0)
         return memberships(x, known, centres, SETTINGS.temperature, SETTINGS.n_prototypes)
 
-    prototypes = timed("prototypes", by_prototypes)
+    kinds = {
+        "neighbours": neighbours,
+        "prototypes": timed("prototypes", by_prototypes),
+        "factors": timed("factors", lambda: coordinates(x, known)),
+    }
     rows = events.take(rng.choice(len(events), min(len(events), 500_000), replace=False))
     rows = Events(rows.user, rows.item, rows.time + 2.0, rows.label)
     first = np.ones(len(rows), dtype=np.int64)
     sources = [LiftSource("item", None), LiftSource("type", types[:, None])]
     speed = {}
-    for name, matrix in (("neighbours", neighbours), ("prototypes", prototypes)):
+    for name, matrix in kinds.items():
         groups = SoftGroups(name, (matrix,))  # type: ignore[arg-type]
         timed(
             f"lifts, {name}",
@@ -102,7 +107,7 @@ def measure(n_users: int) -> dict[str, Any]:
         speed[name] = round(len(rows) / seconds[f"lifts, {name}"])
     total = {
         name: round(seconds["spaces"] + seconds[name] + seconds[f"lifts, {name}"], 3)
-        for name in ("neighbours", "prototypes")
+        for name in kinds
     }
     return {
         "users": n_users,
@@ -110,10 +115,12 @@ def measure(n_users: int) -> dict[str, Any]:
         "purchases": len(events),
         "rows": len(rows),
         "active": len(members),
-        "weights": {"neighbours": neighbours.nnz, "prototypes": prototypes.nnz},
+        "weights": {name: matrix.nnz for name, matrix in kinds.items()},
         "seconds": seconds,
         "seconds_a_snapshot": total,
-        "neighbours_over_prototypes": round(total["neighbours"] / total["prototypes"], 2),
+        "neighbours_over": {
+            name: round(total["neighbours"] / total[name], 2) for name in ("prototypes", "factors")
+        },
         "lift_rows_per_second": speed,
     }
 

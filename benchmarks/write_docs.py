@@ -227,40 +227,56 @@ def soft_cost() -> str:
         rows[f"{r['users']:,} users, {r['purchases']:,} purchases"] = {
             "spaces, s": f"{r['seconds']['spaces']:.1f}",
             "neighbours, s a snapshot": f"{total['neighbours']:.1f}",
-            "prototypes, s a snapshot": f"{total['prototypes']:.1f}",
-            "ratio": f"{r['neighbours_over_prototypes']:.1f}",
+            "prototypes": f"{total['prototypes']:.1f} ({r['neighbours_over']['prototypes']:.1f} x)",
+            "factors": f"{total['factors']:.1f} ({r['neighbours_over']['factors']:.1f} x)",
             "lifts, rows/s: neighbours": f"{speed['neighbours']:,}",
-            "prototypes": f"{speed['prototypes']:,}",
+            "of prototypes": f"{speed['prototypes']:,}",
+            "of factors": f"{speed['factors']:,}",
         }
     return to_markdown(pd.DataFrame.from_dict(rows, orient="index"), "made-up purchases")
 
 
-def soft_tune() -> str:
-    """The choices of soft groups, on validation alone: cells from the best down."""
-    paths = (ROOT / "docs" / "records" / "soft-tune").glob("*.json")
-    records = [r for r in map(_load, paths) if "best_valid" in r]
-    if not records:
-        return NO_RECORD
-    reference = next(r for r in records if r["cell"].startswith("k 300, power 3, prior 300"))
-    rows = {}
-    for r in sorted(records, key=lambda r: -r["best_valid"]["gauc"]):
-        gain = r["best_valid"]["gauc"] - reference["best_valid"]["gauc"]
-        rows[r["cell"]] = {
-            "valid GAUC": f"{r['best_valid']['gauc']:.4f}",
-            "over the first": "" if r is reference else f"{gain:+.4f}",
-        }
-    return to_markdown(pd.DataFrame.from_dict(rows, orient="index"), "setting")
+def soft_tune(name: str, first: str) -> Callable[[], str]:
+    """Choices made on validation alone: cells from the best down, beside the first."""
+
+    def table() -> str:
+        paths = (ROOT / "docs" / "records" / name).glob("*.json")
+        records = [r for r in map(_load, paths) if "best_valid" in r]
+        if not records:
+            return NO_RECORD
+        reference = next(r for r in records if r["cell"] == first)
+        rows = {}
+        for r in sorted(records, key=lambda r: -r["best_valid"]["gauc"]):
+            gain = r["best_valid"]["gauc"] - reference["best_valid"]["gauc"]
+            rows[r["cell"]] = {
+                "valid GAUC": f"{r['best_valid']['gauc']:.4f}",
+                "over the first": "" if r is reference else f"{gain:+.4f}",
+            }
+        return to_markdown(pd.DataFrame.from_dict(rows, orient="index"), "setting")
+
+    return table
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "compare-ml-100k": compared("compare-ml-100k"),
+    "compare-complete-journey": compared("compare-complete-journey"),
+    "compare-amazon-2014-beauty": compared("compare-amazon-2014-beauty"),
+    "compare-ta-feng": compared("compare-ta-feng"),
+    "compare-ablation": compared("compare-ablation"),
     "baselines-ml-1m": study("baselines-ml-1m", WIDE),
     "baselines-claims": study("baselines-claims", HEAD_TAIL),
     "melt-amazon": study("melt-amazon", WIDE),
     "soft-cost": soft_cost,
-    "soft-tune": soft_tune,
+    "soft-tune": soft_tune("soft-tune", "k 300, power 3, prior 300, 8 snapshots"),
+    "soft-tune-join": soft_tune("soft-tune-join", "lifts"),
+    "soft-tune-factors": soft_tune("soft-tune-factors", "factors, SVD 128"),
+    "soft-tune-ta-feng": soft_tune("soft-tune-ta-feng", "Base, rate .002, 1 epoch"),
+    "soft-tune-globo": soft_tune("soft-tune-globo", "Base, rate .002, 1 epoch"),
     "soft-complete-journey-sparse": study("soft-complete-journey-sparse", ACTIVITY),
     "soft-complete-journey": study("soft-complete-journey", ACTIVITY),
+    "soft-text-complete-journey-sparse": study("soft-text-complete-journey-sparse", ACTIVITY),
+    "soft-ta-feng": study("soft-ta-feng", ACTIVITY),
+    "soft-globo": study("soft-globo", ACTIVITY),
     "soft-ml-1m": study("soft-ml-1m", ACTIVITY),
     "soft-ml-100k": study("soft-ml-100k", ACTIVITY),
     "gauc": gauc,

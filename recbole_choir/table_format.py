@@ -22,12 +22,13 @@ none). Items have levels and codewords of their own (``item_n_clusters`` in the 
 that stays the same over snapshots is stored once.
 
 ``soft.parquet`` holds soft groups, one row a weight that is not 0. Where the manifest says ``soft:
-{kind: neighbours}``, ``member`` is the raw id of another user, and never the user itself; with ``{kind:
-prototypes, n_prototypes: K}`` it is the number of a prototype, 0 .. K-1 as text, that means nothing
-in another snapshot, and two users count for each other by the sum of the products of their
-memberships; ``{kind: factors, n_factors: K}`` is the same with memberships that are coordinates in
-a space and may be negative. ``soft_vectors.parquet`` holds vectors of users and items (``side``:
-``user`` or ``item``) whose product is the user's own score of the item in a space of behaviour.
+{kind: neighbours}``, ``member`` is the raw id of another user, and never the user itself; with
+``{kind: prototypes, n_prototypes: K}`` it is the number of a prototype, 0 .. K-1 as text, that
+means nothing in another snapshot, and two users count for each other by the sum of the products of
+their memberships; ``{kind: factors, n_factors: K}`` is the same with memberships that are
+coordinates in a space and may be negative. ``soft_vectors.parquet`` holds vectors of users and
+items (``side``: ``user`` or ``item``) whose product is the user's own score of the item in a space
+of behaviour.
 """
 
 from __future__ import annotations
