@@ -74,12 +74,14 @@ class SoftGroups:
 def _over_neighbours(weights: csr_matrix, counts: csr_matrix, user: Ints, what: Ints) -> Floats:
     out = np.zeros(len(user))
     asked, at = np.unique(user, return_inverse=True)
+    things, column = np.unique(what, return_inverse=True)
+    counts = counts[:, things]  # most of a catalogue is asked for by no row
     order = np.argsort(at, kind="stable")
     ends = np.searchsorted(at[order], np.arange(len(asked) + 1))
-    for first, last in _blocks(len(asked), counts.shape[1]):
+    for first, last in _blocks(len(asked), len(things)):
         pairs = order[ends[first] : ends[last]]
-        sums = (weights[asked[first:last]] @ counts).toarray()  # [block, n_what]
-        out[pairs] = sums[at[pairs] - first, what[pairs]]
+        sums = (weights[asked[first:last]] @ counts).toarray()  # [block, things]
+        out[pairs] = sums[at[pairs] - first, column[pairs]]
     return out
 
 
