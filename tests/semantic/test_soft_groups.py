@@ -308,6 +308,9 @@ def test_shipped_recipes() -> None:
     assert soft.soft == load_recipe({"soft": {}}).soft  # the YAML shows the defaults
     assert prototypes.soft is not None
     assert prototypes.soft.kind == "prototypes"
+    factors = load_recipe("soft_factors").soft
+    assert factors is not None
+    assert (factors.kind, factors.svd_dim, factors.own_vectors) == ("factors", 128, True)
     changed = load_recipe("soft", {"soft": {"k": 50}})
     assert changed.soft is not None
     assert (changed.soft.k, changed.soft.power) == (50, 3.0)
