@@ -134,9 +134,8 @@ def ensure_semantic_table(
     recipe = semantic.load_recipe(config["semantic_recipe"], overrides)
     if recipe.soft is None and dataset.needs_soft_groups():
         raise ConfigError(
-            "semantic_recipe: expected a recipe with soft groups (soft, soft_factors, soft_prototypes)"
-            ", got "
-            f"'{config['semantic_recipe']}': the model reads lifts or own scores of them"
+            "semantic_recipe: expected a recipe with soft groups (soft, soft_factors, "
+            f"soft_prototypes), got '{config['semantic_recipe']}': the model reads lifts or own scores of them"
         )
     prepared = semantic.prepare_frames(*frames)
     key = semantic.prepared_key(prepared, recipe)
