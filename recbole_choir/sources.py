@@ -135,7 +135,8 @@ def ensure_semantic_table(
     if recipe.soft is None and dataset.needs_soft_groups():
         raise ConfigError(
             "semantic_recipe: expected a recipe with soft groups (soft, soft_factors, "
-            f"soft_prototypes), got '{config['semantic_recipe']}': the model reads lifts or own scores of them"
+            f"soft_prototypes), got '{config['semantic_recipe']}': the model reads lifts or own "
+            "scores of them"
         )
     prepared = semantic.prepare_frames(*frames)
     key = semantic.prepared_key(prepared, recipe)
