@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -257,7 +258,29 @@ def soft_tune(name: str, first: str) -> Callable[[], str]:
     return table
 
 
+def budgets() -> str:
+    """What each study and comparison costs, by the seconds in its records."""
+    rows = {}
+    for folder in sorted((ROOT / "docs" / "records").iterdir()):
+        records = [
+            r
+            for r in map(_load, sorted(folder.glob("*.json")))
+            if isinstance(r.get("seconds"), dict)
+        ]
+        if not records:
+            continue
+        spent = [sum(r["seconds"].values()) for r in records]
+        rows[folder.name] = {
+            "datasets": ", ".join(sorted({r["dataset"] for r in records})),
+            "runs": str(len(records)),
+            "median run, s": f"{statistics.median(spent):.0f}",
+            "in all, core minutes": f"{sum(spent) / 60:.0f}",
+        }
+    return to_markdown(pd.DataFrame.from_dict(rows, orient="index"), "records")
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "budgets": budgets,
     "compare-ml-100k": compared("compare-ml-100k"),
     "compare-complete-journey": compared("compare-complete-journey"),
     "compare-amazon-2014-beauty": compared("compare-amazon-2014-beauty"),
