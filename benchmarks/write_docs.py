@@ -282,10 +282,6 @@ def budgets() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "budgets": budgets,
     "compare-ml-100k": compared("compare-ml-100k"),
-    "compare-complete-journey": compared("compare-complete-journey"),
-    "compare-amazon-2014-beauty": compared("compare-amazon-2014-beauty"),
-    "compare-ta-feng": compared("compare-ta-feng"),
-    "compare-ablation": compared("compare-ablation"),
     "baselines-ml-1m": study("baselines-ml-1m", WIDE),
     "baselines-claims": study("baselines-claims", HEAD_TAIL),
     "melt-amazon": study("melt-amazon", WIDE),
