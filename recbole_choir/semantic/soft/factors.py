@@ -24,8 +24,6 @@ def coordinates(x: NDArray[np.float32], asking: NDArray[np.int64]) -> csr_matrix
         A linear kernel in place of the k nearest: user-based collaborative filtering over all
         users, as the item-based one is in Sarwar et al. (2001) without its cut.
     """
-    at = np.repeat(asking, x.shape[1])
-    column = np.tile(np.arange(x.shape[1]), len(asking))
-    out = csr_matrix((x[asking].reshape(-1), (at, column)), shape=x.shape)
-    out.eliminate_zeros()
-    return out
+    kept = np.zeros_like(x)
+    kept[asking] = x[asking]
+    return csr_matrix(kept)
