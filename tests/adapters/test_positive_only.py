@@ -240,6 +240,13 @@ def test_max_rows_keeps_whole_users_and_the_popularity_of_all(tmp_path: Path) ->
         convert("yelp", raw, tmp_path / "none", max_rows=3)
 
 
+def test_a_slice_is_checked_by_the_tables_that_stay_whole() -> None:
+    """Its users and items are fewer than the official ones; its files are checked as ever."""
+    assert set(get_adapter("yelp")._official()) == {"users", "items", "item_rows"}
+    assert get_adapter("yelp", {"max_rows": 100})._official() == {"item_rows": 20_033}
+    assert get_adapter("amazon-2014-beauty", {"max_rows": 100})._official() == {}
+
+
 def test_rows_do_not_depend_on_order_or_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
