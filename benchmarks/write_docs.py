@@ -203,8 +203,54 @@ def study(name: str, segments: Sequence[str] = SEGMENTS) -> Callable[[], str]:
     return lambda: markdown_tables(folder, segments=segments) if folder.is_dir() else NO_RECORD
 
 
-def compared(name: str) -> Callable[[], str]:
-    """The page of a comparison without its table of all tests, which is long."""
+def _of_comparison(dataset: str, table: str) -> pd.DataFrame:
+    """A table that ``recbole-choir compare`` wrote, rows by model."""
+    folder = ROOT / "docs" / "records" / f"compare-{dataset}" / "tables"
+    return pd.read_csv(folder / f"{dataset}-{table}.csv", index_col="model")
+
+
+def _gains(dataset: str, reference: str = "Base") -> pd.DataFrame:
+    """Relative gain in GAUC by segment, in percent, with the marks of its tests."""
+    tests = _of_comparison(dataset, "tests")
+    tests = tests[tests["against"] == reference].reset_index()
+    over_users, over_seeds = tests["p_holm"] < 0.05, tests["p_seeds_holm"] < 0.05
+    tests["text"] = tests["gain"].map("{:+.2f}".format)
+    tests["text"] += over_users.map({True: "*", False: ""}) + over_seeds.map({True: "†", False: ""})
+    return tests.pivot(index="model", columns="segment", values="text")
+
+
+def compared(dataset: str) -> Callable[[], str]:
+    """A comparison in one table; its own page, which is longer, has every segment and test."""
+
+    def page() -> str:
+        path = ROOT / "docs" / "records" / f"compare-{dataset}" / "comparison.md"
+        if not path.is_file():
+            return NO_RECORD
+        command, legend = path.read_text().split("\n\n")[1:3]
+        gauc, auc = (_of_comparison(dataset, f"overall-{m}") for m in ("gauc", "auc"))
+        gauc = gauc.join([_of_comparison(dataset, f"{t}-gauc") for t in ("head_tail", "new")])
+        gains = _gains(dataset).reindex(gauc.index).fillna("")
+        chosen = _of_comparison(dataset, "search")["chosen"].reindex(gauc.index).fillna("")
+        segments = ("all", "low", "tail_items", "new_users")
+        table = pd.DataFrame(
+            {s: gauc[f"{s}_mean"].map("{:.4f}".format) for s in segments if f"{s}_mean" in gauc}
+        )
+        table["all"] += gauc["all_std"].map(" ± {:.4f}".format)
+        table["gain, %"], table["gain, low, %"] = gains["all"], gains["low"]
+        table["AUC"] = auc["all_mean"].map("{:.4f}".format)
+        table["chosen rate, epochs"] = chosen.str.replace(
+            r"learning_rate = ([\d.]+), epochs = (\d+)",
+            lambda m: f"{float(m[1]):.4f}, {m[2]}",
+            regex=True,
+        )
+        table = table.rename(columns={s: f"GAUC {s.replace('_', ' ')}" for s in segments})
+        return "\n\n".join([command, legend, to_markdown(table, "model")])
+
+    return page
+
+
+def comparison_parts(name: str, *titles: str) -> Callable[[], str]:
+    """Parts of a comparison's own page whose title has one of these words."""
 
     def page() -> str:
         path = ROOT / "docs" / "records" / name / "comparison.md"
@@ -212,10 +258,35 @@ def compared(name: str) -> Callable[[], str]:
             return NO_RECORD
         head, *parts = re.split(r"^### ", path.read_text(), flags=re.MULTILINE)
         command, legend = head.split("\n\n")[1:3]
-        kept = [f"**{p.replace(chr(10), '**' + chr(10), 1)}" for p in parts if p[:5] != "Tests"]
-        return "\n\n".join([command, legend, *(part.strip() for part in kept)])
+        kept = [
+            f"**{part.strip().replace(chr(10), '**' + chr(10), 1)}"
+            for part in parts
+            if any(title in part.split("\n", 1)[0] for title in titles)
+        ]
+        return "\n\n".join([command, legend, *kept])
 
     return page
+
+
+#: Comparisons of all models, in the order of the overview.
+COMPARED = ("ml-100k", "complete-journey", "amazon-2014-beauty", "ta-feng")
+
+
+def overview() -> str:
+    """Relative gain in GAUC over Base of every model on every set compared."""
+    columns = {}
+    for dataset in COMPARED:
+        folder = ROOT / "docs" / "records" / f"compare-{dataset}" / "tables"
+        if not folder.is_dir():
+            continue
+        order = _of_comparison(dataset, "overall-gauc").index
+        gains = _gains(dataset).reindex(order).fillna("")
+        for segment in ("all", "low"):
+            columns[f"{dataset}, {segment}"] = gains[segment]
+    if not columns:
+        return NO_RECORD
+    table = pd.DataFrame(columns).drop(index="Base").fillna("")
+    return to_markdown(table.reindex(order.drop("Base")), "model")
 
 
 def soft_cost() -> str:
@@ -281,7 +352,10 @@ def budgets() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "budgets": budgets,
-    "compare-ml-100k": compared("compare-ml-100k"),
+    "overview": overview,
+    **{f"compare-{name}": compared(name) for name in COMPARED},
+    "sweeps-ml-100k": comparison_parts("compare-ml-100k", "K of", "lambda of", "Gates"),
+    "ablation-akt": comparison_parts("ablation-akt", "Overall", "Head", "Ablation", "Gates"),
     "baselines-ml-1m": study("baselines-ml-1m", WIDE),
     "baselines-claims": study("baselines-claims", HEAD_TAIL),
     "melt-amazon": study("melt-amazon", WIDE),
