@@ -269,7 +269,7 @@ def comparison_parts(name: str, *titles: str) -> Callable[[], str]:
 
 
 #: Comparisons of all models, in the order of the overview.
-COMPARED = ("ml-100k", "complete-journey", "amazon-2014-beauty", "ta-feng")
+COMPARED = ("ml-100k", "complete-journey", "amazon-2014-beauty", "yelp")
 
 
 def overview() -> str:

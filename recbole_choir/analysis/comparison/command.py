@@ -119,15 +119,15 @@ def dry_run(plan: Plan, out: Path) -> str:
     """The cells with the number of runs of each, and what is searched; writes nothing."""
     rows = {}
     for number, cell in enumerate(plan.cells, start=1):
+        trials = plan.trials_of(cell)
+        searched = ", ".join(cell.space) if trials else "nothing"
         rows[number] = {
             "dataset": cell.dataset,
             "row": cell.name,
-            "trials": plan.trials_of(cell),
+            "trials": trials,
             "seeds": len(plan.seeds),
             "runs": plan.runs_of(cell),
-            "searched": (
-                f"as {cell.point_of}" if cell.point_of else ", ".join(cell.space) or "nothing"
-            ),
+            "searched": f"as {cell.point_of}" if cell.point_of else searched,
         }
     total = sum(plan.runs_of(cell) for cell in plan.cells)
     done = len(list(out.glob("*.json"))) if out.is_dir() else 0

@@ -189,3 +189,5 @@ def test_dry_run_counts_and_writes_nothing(fakes: Any, tmp_path: Path) -> None:
     assert "| 1 | ml-100k | Base | 20 | 3 | 23 |" in text
     assert "8 cells, at most 84 runs; seeds 11, 12, 13" in text
     assert not (tmp_path / "no").exists()
+    untuned = dry_run(fakes.plan_of("ChoirRec", trials=0), tmp_path / "no")
+    assert "| 1 | ml-100k | Base | 0 | 3 | 3 | nothing |" in untuned
