@@ -1,7 +1,7 @@
-"""Draw docs/pictures/gains.png from the committed comparisons: ``python benchmarks/draw_results.py``.
+"""Draw docs/pictures/gains.png: ``python benchmarks/draw_results.py``.
 
-A point a model: its difference in test GAUC to Base, and the 95 % interval of the paired bootstrap
-over users (not corrected; the marks of docs/results.md are).
+A point a model of the committed comparisons: its difference in test GAUC to Base, and the 95 %
+interval of the paired bootstrap over users (not corrected; the marks of docs/results.md are).
 """
 
 from __future__ import annotations

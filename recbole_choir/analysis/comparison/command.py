@@ -80,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         load_optuna()  # before anything is run
     options.out.mkdir(parents=True, exist_ok=True)
     lock = _lock(options.out)
-    command = shlex.join(["recbole-choir", "compare", *map(_without_machine, argv)])
+    # what made the numbers, whichever command wrote their tables last
+    words = (_without_machine(word) for word in argv if word != "--only-tables")
+    command = shlex.join(["recbole-choir", "compare", *words])
     if options.only_tables:
         state = open_progress(plan, options.out, retry=False)
         for progress in state.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ SEGMENTS = (
     "new_users",
     "new_items",
 )
-#: Draws of the bootstrap: so many that its smallest p survives the correction of some 200 tests.
+#: Fewest draws of the bootstrap; many tests take more, see :func:`draws_for`.
 DRAWS = 10_000
 SIGNIFICANCE = Path("summary") / "significance.json"
 #: Below this corrected p a difference is marked in the tables.
@@ -115,6 +116,15 @@ def write_significance(
     return rows
 
 
+def draws_for(n_tests: int) -> int:
+    """Draws of the bootstrap, so many that its smallest p stays far below LEVEL when corrected.
+
+    That p is 2 / (draws + 1): with ten thousand draws and 250 tests or more, Holm's correction
+    would leave nothing to be found, however large the difference.
+    """
+    return max(DRAWS, math.ceil(10 * n_tests / LEVEL))
+
+
 def _dataset(
     plan: Plan, dataset: str, found: Mapping[tuple[str, str], Sequence[Path]]
 ) -> list[dict[str, Any]]:
@@ -134,11 +144,12 @@ def _dataset(
             rows.append({**pair, "error": "not scored on the same rows"})
         else:
             tested.append((cell, against))
+    draws = draws_for(len(tested) * len(SEGMENTS))
     for segment in SEGMENTS if tested else ():
         reference = loaded[tested[0][0]][0]
         if segment not in reference["segment_names"].tolist():
             raise DataError(f"{dataset}: the predictions have no segment '{segment}'")
-        chances = _segment(tested, loaded, segment)
+        chances = _segment(tested, loaded, segment, draws)
         for (cell, against), chance in zip(tested, chances):
             ours, theirs = _shared(seen[cell], seen[against], segment)
             # pairs of averaged seeds share members, so they are no independent draws
@@ -159,7 +170,7 @@ def _dataset(
 
 
 def _segment(
-    pairs: Sequence[tuple[str, str]], loaded: Mapping[str, Any], segment: str
+    pairs: Sequence[tuple[str, str]], loaded: Mapping[str, Any], segment: str, n_draws: int
 ) -> list[dict[str, Any]]:
     """Bootstrap all pairs in one segment on the same draws; nothing where no user has an AUC."""
     first = loaded[pairs[0][0]][0]
@@ -174,7 +185,7 @@ def _segment(
     names = {name for pair in pairs for name in pair}
     auc = {name: users.mean([run["scores"][rows] for run in loaded[name]]) for name in names}
     gaps = np.stack([auc[a] - auc[b] for a, b in pairs], axis=1)
-    return [dataclasses.asdict(d) for d in bootstrap(gaps, users.weight, DRAWS)]
+    return [dataclasses.asdict(d) for d in bootstrap(gaps, users.weight, n_draws)]
 
 
 def _same_rows(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> bool:

@@ -80,9 +80,10 @@ def test_from_the_command_to_the_tables(
     assert "4 runs failed" in error
     assert {run.config["epochs"] for run in made[0].runs} == {3}
     assert str(tmp_path) not in (out / "comparison.md").read_text(), "no one's machine"
-    before = {p.name: p.read_text() for p in out.rglob("*.csv")}
+    written = [out / "comparison.md", *out.rglob("*.csv")]
+    before = {p.name: p.read_text() for p in written}
     assert main([*words, "--only-tables"]) == 1
-    assert {p.name: p.read_text() for p in out.rglob("*.csv")} == before
+    assert {p.name: p.read_text() for p in written} == before, "its command too"
     assert len(made) == 1, "nothing was run"
     differences = json.loads((out / "summary" / "differences.json").read_text())
     assert {row["cell"] for row in differences} == {"two Base seeds averaged"}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from recbole_choir.analysis.comparison.command import dry_run, write_tables
 from recbole_choir.analysis.comparison.runner import run_missing
-from recbole_choir.analysis.comparison.summary import gain
+from recbole_choir.analysis.comparison.summary import DRAWS, LEVEL, draws_for, gain
 from recbole_choir.analysis.significance import bootstrap, holm, paired_t
 from recbole_choir.analysis.tables import comparison, load_records
 from recbole_choir.evaluator import gauc
@@ -43,6 +43,25 @@ def test_paired_t_by_hand() -> None:
     assert paired_t([2.0, 4.0, 6.0], [1.0, 2.0, 3.0]) == pytest.approx(0.07417990, abs=1e-7)
     assert np.isnan(paired_t([1.0], [0.0]))
     assert paired_t([1.0, 2.0], [1.0, 2.0]) == 1.0
+
+
+@pytest.mark.parametrize("n_tests", [13, 234, 250, 1000])
+def test_the_correction_of_many_tests_cannot_hide_a_sure_difference(n_tests: int) -> None:
+    """With a fixed number of draws, 250 pairs and segments left nothing to be found."""
+    draws = draws_for(n_tests)
+    assert draws >= DRAWS
+    sure = bootstrap(np.ones((5, 1)), np.ones(5), n_draws=draws)[0].p
+    unsure = [1.0] * (n_tests - 1)
+    assert holm([sure, *unsure])[0] <= LEVEL / 5
+
+
+def test_bootstrap_draws_users_with_equal_chances_and_by_their_weight() -> None:
+    """Of two users with weights 1 and 3, the mean is 0, 3/4 or 1 in 1, 2 and 1 of 4 draws."""
+    gaps, weight = np.array([[0.0], [1.0]]), np.array([1.0, 3.0])
+    found = bootstrap(gaps, weight, n_draws=40_000, confidence=0.49)[0]
+    assert (found.mean, found.low, found.high) == (0.75, 0.75, 0.75)
+    assert found.p == pytest.approx(0.5, abs=0.02)  # 2 x the quarter at zero
+    assert bootstrap(gaps, weight, n_draws=40_000, confidence=0.51)[0].low == 0.0
 
 
 def test_bootstrap_of_many_pairs_is_that_of_each() -> None:
