@@ -15,7 +15,7 @@ import pandas as pd
 
 from recbole_choir.analysis.comparison.pages import write_pages
 from recbole_choir.analysis.comparison.plan import Plan, make_plan, parse_seeds
-from recbole_choir.analysis.comparison.rows import load_rows, rows_dir
+from recbole_choir.analysis.comparison.rows import models_with, rows_dir
 from recbole_choir.analysis.comparison.runner import (
     Processes,
     default_workers,
@@ -171,17 +171,20 @@ def _stop() -> None:
 
 def _plan(options: argparse.Namespace, rest: list[str]) -> Plan:
     models = _names(options.models)
-    ablation = _names(options.ablation)
     search, rows = options.search, options.rows
-    if options.ablation == "":  # without a value: every model asked for that has rows
-        folder = rows or rows_dir()
-        ablation = [model for model in models if load_rows(model, folder).ablation]
-        if not ablation:
-            raise ConfigError(
-                f"--ablation: none of {', '.join(models) or options.base} has rows; "
-                "expected a name, such as --ablation=ChoirRec"
-            )
-    if not models and not ablation:
+    more = {}
+    for kind in ("ablation", "variants"):
+        given = getattr(options, kind)
+        more[kind] = _names(given)
+        if given == "":  # without a value: every model asked for that has rows
+            having = models_with(kind, rows or rows_dir())
+            more[kind] = [m for m in dict.fromkeys([options.base, *models]) if m in having]
+            if not more[kind]:
+                raise ConfigError(
+                    f"--{kind}: none of {', '.join(models) or options.base} has rows; "
+                    f"expected a name, such as --{kind}=ChoirRec"
+                )
+    if not models and not any(more.values()):
         raise ConfigError("--models: missing; expected names, such as --models=POSO,ChoirRec")
     for name, folder in (("search", search), ("rows", rows)):
         if folder is not None and not folder.is_dir():
@@ -193,8 +196,9 @@ def _plan(options: argparse.Namespace, rest: list[str]) -> Plan:
         options.tune,
         common=common_settings(options.config, rest),
         base=options.base,
-        ablation=ablation,
+        ablation=more["ablation"],
         sweep=_names(options.sweep),
+        variants=more["variants"],
         search=search or search_dir(),
         rows=rows or rows_dir(),
         tune_seed=options.tune_seed,
@@ -253,6 +257,14 @@ def _parser() -> argparse.ArgumentParser:
         help="also every row of Table 2 of these models; without a name: of all that have one",
     )
     add(
+        "--variants",
+        metavar="A",
+        nargs="?",
+        const="",
+        help="also what goes beyond the papers, with its controls, such as ChoirRec's soft groups; "
+        "without a name: of all models asked for that have some",
+    )
+    add(
         "--sweep",
         metavar="K,lambda",
         help="also these hyper-parameter figures, at the point their model has chosen",
@@ -269,7 +281,7 @@ def _parser() -> argparse.ArgumentParser:
         "--rows",
         type=Path,
         metavar="FOLDER",
-        help="controls, ablations and sweeps of the models (default: the package's)",
+        help="controls, ablations, sweeps and variants of the models (default: the package's)",
     )
     add("--fast", action="store_true", help="few trials, two seeds, one epoch: about two minutes")
     add("--dry-run", action="store_true", help="list the cells and how many runs each needs")

@@ -87,7 +87,7 @@ def write_pages(
     for dataset in plan.datasets:
         status = {name: _status(plan, state, found, dataset, name) for name in plan.rows(dataset)}
         chances = [row for row in significance if row["dataset"] == dataset]
-        names = _names(plan, dataset, ("model", "control"))
+        names = _names(plan, dataset, ("model", "variant", "control"))
         parts.append(f"## {dataset}")
         for view in VIEWS:
             parts.append(f"### {view.title}")

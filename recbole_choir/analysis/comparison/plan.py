@@ -1,4 +1,4 @@
-"""Which cells a comparison has: models, their controls, ablations and sweeps, on every dataset."""
+"""Which cells a comparison has: models, their controls and other rows, on every dataset."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_choir.analysis.comparison.rows import Rows, load_rows, rows_dir
+from recbole_choir.analysis.comparison.rows import Rows, load_rows, models_with, rows_dir
 from recbole_choir.analysis.comparison.spaces import Space, defaults, load_space, search_dir
 from recbole_choir.analysis.runs import Run
 from recbole_choir.analysis.settings import laid, nested, sets
@@ -27,7 +27,7 @@ class Cell:
     Attributes:
         dataset, name, model: Of the row.
         config: Settings of all its runs: the common ones, then its own.
-        kind: model | control | ablation | sweep.
+        kind: model | control | variant | ablation | sweep.
         of: The model's own row, for the other kinds.
         part: Which figure and which value, for a sweep.
         space: What is searched; empty: nothing.
@@ -155,6 +155,7 @@ def make_plan(
     base: str = "Base",
     ablation: Sequence[str] = (),
     sweep: Sequence[str] = (),
+    variants: Sequence[str] = (),
     search: Path | None = None,
     rows: Path | None = None,
     tune_seed: int = TUNE_SEED,
@@ -170,8 +171,10 @@ def make_plan(
         base: The reference: gains are relative to it, and two seeds of it are averaged.
         ablation: Models whose Table 2 is run; they are added to the models.
         sweep: Figures to run, of the models that have them.
+        variants: Models whose variants beyond the paper are run, with their controls; they are
+            added to the models.
         search: Folder of search spaces; default: the package's.
-        rows: Folder of controls, ablations and sweeps; default: the package's.
+        rows: Folder of controls, ablations, sweeps and variants; default: the package's.
         tune_seed: Seed of the trials and of the sampler.
 
     Raises:
@@ -185,14 +188,15 @@ def make_plan(
         raise ConfigError(f"--tune: expected a number from 0, got {trials}")
     if trials and tune_seed in seeds:
         raise ConfigError(f"--seeds: {tune_seed} is the seed of the trials; expected others")
-    names = list(dict.fromkeys([base, *models, *ablation]))
+    names = list(dict.fromkeys([base, *models, *ablation, *variants]))
     known = {name: load_rows(name, rows or rows_dir()) for name in names}
-    for name in ablation:
-        if not known[name].ablation:
-            some = sorted(path.stem for path in (rows or rows_dir()).glob("*.yaml"))
-            raise ConfigError(
-                f"--ablation: {name} has no rows{nearest(name, some)}; known: {', '.join(some)}"
-            )
+    for option, wanted in (("ablation", ablation), ("variants", variants)):
+        for name in wanted:
+            if not getattr(known[name], option):
+                some = models_with(option, rows or rows_dir())
+                raise ConfigError(
+                    f"--{option}: {name} has no rows{nearest(name, some)}; known: {', '.join(some)}"
+                )
     figures = {figure for name in names for figure in known[name].sweep}
     for figure in sweep:
         if figure not in figures:
@@ -211,6 +215,7 @@ def make_plan(
                 base=base,
                 ablation=name in ablation,
                 sweep=sweep,
+                variants=name in variants,
                 search=search or search_dir(),
             )
     averages = tuple(Average(d, f"two {base} seeds averaged", base) for d in datasets)
@@ -226,6 +231,7 @@ def _cells(
     base: str,
     ablation: bool,
     sweep: Sequence[str],
+    variants: bool,
     search: Path,
 ) -> Iterator[Cell]:
     reference = () if model == base else (base,)
@@ -261,6 +267,13 @@ def _cells(
     yield cell(model, {}, against=(*reference, *controls))
     for name, settings in rows.controls.items():
         yield cell(f"{model}, {name}", settings, kind="control", of=model, against=reference)
+    for name, variant in rows.variants.items() if variants else ():
+        controls = [f"{model} {name}, {control}" for control in variant.controls]
+        against = (base, *controls)
+        yield cell(f"{model} {name}", variant.settings, kind="variant", of=model, against=against)
+        for control, changed in zip(controls, variant.controls.values(), strict=True):
+            settings = laid(variant.settings, changed)
+            yield cell(control, settings, kind="control", of=model, against=(base,))
     for name, settings in rows.ablation.items() if ablation else ():
         yield cell(f"{model} {name}", settings, kind="ablation", of=model, against=(model,))
     for figure in sweep:

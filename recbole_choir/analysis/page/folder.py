@@ -15,7 +15,7 @@ from recbole_choir.errors import DataError, nearest
 #: Roles of records that are no result: trials of a search, and runs of a point no longer chosen.
 _NO_RESULT = ("tune", "superseded")
 #: Rows of the main tables; the others are ablations and sweeps, which have one of their own.
-_MAIN = ("model", "control")
+_MAIN = ("model", "variant", "control")
 
 #: Keys of a metric table's rows, as :func:`recbole_choir.analysis.tables.comparison` reads them.
 _COMMON = ("dataset", "cell", "role", "seed", "error")
@@ -42,7 +42,7 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """What it is in a comparison: model, control, ablation or sweep."""
+        """What it is in a comparison: model, variant, control, ablation or sweep."""
         if self.record.get("role") == "average":
             return "control"
         return str((self.record.get("row") or {}).get("kind") or "model")
@@ -119,7 +119,7 @@ class RecordFolder:
         return replace(self, runs=tuple(run for run in self.runs if run.kind in _MAIN))
 
     def kinds(self, dataset: str) -> dict[str, str]:
-        """Cell -> model, control, ablation or sweep."""
+        """Cell -> model, variant, control, ablation or sweep."""
         return {run.cell: run.kind for run in self.of(dataset)}
 
     def cells(self, dataset: str) -> list[str]:

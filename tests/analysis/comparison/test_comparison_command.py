@@ -25,6 +25,9 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "did you mean 'epochs'" in says("--models=Base", "--epoch=3")
     assert "--models: missing" in says()
     assert "--ablation: none of Base has rows" in says("--models=Base", "--ablation")
+    assert "--variants: POSO has no rows; known: AKTRec, Base, ChoirRec" in says(
+        "--models=Base", "--variants=POSO"
+    )
     assert "--workers: expected at least 1" in says("--models=Base", "--workers=0")
     assert "--search: expected a folder" in says("--models=Base", "--search=no")
     assert "expected --key=value" in says("--models=Base", "stray")
@@ -57,7 +60,8 @@ def test_help_names_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
         main(["compare", "--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    for option in ("--models", "--seeds", "--tune", "--ablation", "--sweep", "--fast", "--dry-run"):
+    options = ["--models", "--seeds", "--tune", "--ablation", "--variants", "--sweep"]
+    for option in (*options, "--fast", "--dry-run"):
         assert option in text
 
 

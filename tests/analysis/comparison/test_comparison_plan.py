@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,41 @@ def test_every_row_but_a_sweep_has_the_same_number_of_trials(fakes: Any) -> None
     assert {c.point_of for c in plan.cells if c.kind == "sweep"} == {"ChoirRec"}
     assert sum(c.kind == "ablation" for c in plan.cells) == 9, "the rows of Table 2"
     assert [c.part for c in plan.cells if c.kind == "sweep"][-1] == ("lambda", "0.05")
+
+
+def test_variants_are_rows_with_controls_of_their_own(fakes: Any) -> None:
+    plan = fakes.plan_of("ChoirRec", variants=["ChoirRec", "Base"], trials=7)
+    assert plan.rows("ml-100k") == [
+        *("Base", "two Base seeds averaged", "Base own SVD score"),
+        *("ChoirRec", "ChoirRec, random groups", "ChoirRec soft", "ChoirRec soft, permuted"),
+        "ChoirRec soft with own scores",
+    ]
+    pairs = plan.pairs("ml-100k")
+    assert ("Base own SVD score", "Base") in pairs
+    assert ("ChoirRec soft", "Base") in pairs
+    assert ("ChoirRec soft", "ChoirRec soft, permuted") in pairs
+    assert ("ChoirRec soft, permuted", "Base") in pairs
+    assert {plan.trials_of(cell) for cell in plan.cells} == {7}
+    permuted = next(c for c in plan.cells if c.name == "ChoirRec soft, permuted")
+    assert permuted.config == {
+        "variant": "soft",
+        "semantic_recipe": "soft",
+        "semantic": {"soft": {"control": "permuted"}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ({"a": {"setting": {"x": 1}}}, "variants.a: unknown key 'setting', expected settings and"),
+        ({"a": {"controls": {}}}, "variants.a.settings: expected settings {key: value}, got None"),
+        ({"a": {"settings": {"x": 1}, "controls": {"c": 3}}}, "a.controls.c: expected settings"),
+    ],
+)
+def test_variants_are_read_strictly(tmp_path: Path, variants: dict, message: str) -> None:
+    (tmp_path / "M.yaml").write_text(yaml.safe_dump({"variants": variants}))
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_rows("M", tmp_path)
 
 
 def test_what_a_row_sets_is_not_searched_and_wins_over_a_point(fakes: Any) -> None:
@@ -118,7 +154,9 @@ def test_every_row_of_a_model_is_read_by_it(path: Path) -> None:
     rows = load_rows(path.stem, rows_dir())
     settings = [*rows.controls.values(), *rows.ablation.values()]
     settings += [s for values in rows.sweep.values() for s in values.values()]
-    assert len(settings) > 8
+    settings += [variant.settings for variant in rows.variants.values()]
+    settings += [laid(v.settings, c) for v in rows.variants.values() for c in v.controls.values()]
+    assert settings
     for one in settings:
         ChoirConfig(model=path.stem, dataset="ml-100k", config_dict=one)
 
