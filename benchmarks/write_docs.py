@@ -355,7 +355,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "overview": overview,
     **{f"compare-{name}": compared(name) for name in COMPARED},
     "sweeps-ml-100k": comparison_parts("compare-ml-100k", "K of", "lambda of", "Gates"),
-    "ablation-akt": comparison_parts("ablation-akt", "Overall", "Head", "Ablation", "Gates"),
+    "ablation-akt": comparison_parts("ablation-akt", "Overall", "Ablation", "Gates"),
     "baselines-ml-1m": study("baselines-ml-1m", WIDE),
     "baselines-claims": study("baselines-claims", HEAD_TAIL),
     "melt-amazon": study("melt-amazon", WIDE),
