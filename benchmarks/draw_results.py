@@ -21,9 +21,9 @@ OURS = ("ChoirRec", "AKTRec")
 
 def colour(model: str) -> str:
     """Controls grey, the two papers' models blue, what is compared with them dark."""
-    if " random " in model or model.endswith("averaged"):
+    if any(word in model for word in ("random", "permuted", "averaged")):
         return "#8A8A8A"
-    return COLOURS[0] if model in OURS else BASE_COLOUR
+    return COLOURS[0] if model.startswith(OURS) else BASE_COLOUR
 
 
 def draw_panel(axis: Any, tests: pd.DataFrame, models: list[str], title: str) -> None:
