@@ -231,10 +231,12 @@ def compared(dataset: str) -> Callable[[], str]:
         gauc = gauc.join([_of_comparison(dataset, f"{t}-gauc") for t in ("head_tail", "new")])
         gains = _gains(dataset).reindex(gauc.index).fillna("")
         chosen = _of_comparison(dataset, "search")["chosen"].reindex(gauc.index).fillna("")
-        segments = ("all", "low", "tail_items", "new_users")
-        table = pd.DataFrame(
-            {s: gauc[f"{s}_mean"].map("{:.4f}".format) for s in segments if f"{s}_mean" in gauc}
-        )
+        segments = [
+            segment
+            for segment in ("all", "low", "tail_items", "new_users")
+            if gauc[f"{segment}_mean"].notna().any()  # a set may have no new users
+        ]
+        table = pd.DataFrame({s: gauc[f"{s}_mean"].map("{:.4f}".format) for s in segments})
         table["all"] += gauc["all_std"].map(" ± {:.4f}".format)
         table["gain, %"], table["gain, low, %"] = gains["all"], gains["low"]
         table["AUC"] = auc["all_mean"].map("{:.4f}".format)
