@@ -271,7 +271,7 @@ def comparison_parts(name: str, *titles: str) -> Callable[[], str]:
 
 
 #: Comparisons of all models, in the order of the overview.
-COMPARED = ("ml-100k", "complete-journey", "amazon-2014-beauty", "yelp")
+COMPARED = ("ml-100k", "complete-journey", "amazon-2014-beauty")
 
 
 def overview() -> str:
@@ -359,6 +359,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sweeps-ml-100k": comparison_parts("compare-ml-100k", "K of", "lambda of", "Gates"),
     "ablation-akt": comparison_parts("ablation-akt", "Overall", "Ablation", "Gates"),
     "baselines-ml-1m": study("baselines-ml-1m", WIDE),
+    "zoo-ml-1m": study("zoo-ml-1m", HEAD_TAIL),
     "baselines-claims": study("baselines-claims", HEAD_TAIL),
     "melt-amazon": study("melt-amazon", WIDE),
     "soft-cost": soft_cost,
