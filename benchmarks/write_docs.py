@@ -276,19 +276,20 @@ COMPARED = ("ml-100k", "complete-journey", "amazon-2014-beauty")
 
 def overview() -> str:
     """Relative gain in GAUC over Base of every model on every set compared."""
-    columns = {}
+    columns: dict[str, pd.Series] = {}
+    models: list[str] = []  # in the order in which they first come
     for dataset in COMPARED:
         folder = ROOT / "docs" / "records" / f"compare-{dataset}" / "tables"
         if not folder.is_dir():
             continue
         order = _of_comparison(dataset, "overall-gauc").index
-        gains = _gains(dataset).reindex(order).fillna("")
+        models += [m for m in order if m not in {*models, "Base"}]
+        gains = _gains(dataset)
         for segment in ("all", "low"):
             columns[f"{dataset}, {segment}"] = gains[segment]
     if not columns:
         return NO_RECORD
-    table = pd.DataFrame(columns).drop(index="Base").fillna("")
-    return to_markdown(table.reindex(order.drop("Base")), "model")
+    return to_markdown(pd.DataFrame(columns).reindex(models).fillna(""), "model")
 
 
 def soft_cost() -> str:
