@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from recbole_choir.analysis.compare_groups import downstream
+from recbole_choir.analysis.comparison.pages import gains
 from recbole_choir.analysis.tables import SEGMENTS, markdown_tables, to_markdown
 from recbole_choir.semantic.compare import comparison_table
 
@@ -209,14 +210,12 @@ def _of_comparison(dataset: str, table: str) -> pd.DataFrame:
     return pd.read_csv(folder / f"{dataset}-{table}.csv", index_col="model")
 
 
-def _gains(dataset: str, reference: str = "Base") -> pd.DataFrame:
-    """Relative gain in GAUC by segment, in percent, with the marks of its tests."""
-    tests = _of_comparison(dataset, "tests")
-    tests = tests[tests["against"] == reference].reset_index()
-    over_users, over_seeds = tests["p_holm"] < 0.05, tests["p_seeds_holm"] < 0.05
-    tests["text"] = tests["gain"].map("{:+.2f}".format)
-    tests["text"] += over_users.map({True: "*", False: ""}) + over_seeds.map({True: "†", False: ""})
-    return tests.pivot(index="model", columns="segment", values="text")
+def _gains(dataset: str, models: Sequence[str]) -> pd.DataFrame:
+    """Relative gain over Base in GAUC, in percent, with the marks of its tests; Base: nothing."""
+    path = ROOT / "docs" / "records" / f"compare-{dataset}" / "summary" / "significance.json"
+    table = gains(_load(path), list(models), "Base", ("all", "low"))
+    table.loc["Base"] = ""
+    return table
 
 
 def compared(dataset: str) -> Callable[[], str]:
@@ -229,7 +228,7 @@ def compared(dataset: str) -> Callable[[], str]:
         command, legend = path.read_text().split("\n\n")[1:3]
         gauc, auc = (_of_comparison(dataset, f"overall-{m}") for m in ("gauc", "auc"))
         gauc = gauc.join([_of_comparison(dataset, f"{t}-gauc") for t in ("head_tail", "new")])
-        gains = _gains(dataset).reindex(gauc.index).fillna("")
+        gain = _gains(dataset, gauc.index)
         chosen = _of_comparison(dataset, "search")["chosen"].reindex(gauc.index).fillna("")
         segments = [
             segment
@@ -238,7 +237,7 @@ def compared(dataset: str) -> Callable[[], str]:
         ]
         table = pd.DataFrame({s: gauc[f"{s}_mean"].map("{:.4f}".format) for s in segments})
         table["all"] += gauc["all_std"].map(" ± {:.4f}".format)
-        table["gain, %"], table["gain, low, %"] = gains["all"], gains["low"]
+        table["gain, %"], table["gain, low, %"] = gain["all"], gain["low"]
         table["AUC"] = auc["all_mean"].map("{:.4f}".format)
         table["chosen rate, epochs"] = chosen.str.replace(
             r"learning_rate = ([\d.]+), epochs = (\d+)",
@@ -284,9 +283,9 @@ def overview() -> str:
             continue
         order = _of_comparison(dataset, "overall-gauc").index
         models += [m for m in order if m not in {*models, "Base"}]
-        gains = _gains(dataset)
+        gain = _gains(dataset, order)
         for segment in ("all", "low"):
-            columns[f"{dataset}, {segment}"] = gains[segment]
+            columns[f"{dataset}, {segment}"] = gain[segment]
     if not columns:
         return NO_RECORD
     return to_markdown(pd.DataFrame(columns).reindex(models).fillna(""), "model")

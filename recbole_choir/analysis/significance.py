@@ -133,7 +133,7 @@ def bootstrap(
     for start in range(0, n_draws, _BLOCK):  # [_BLOCK, n_users] at a time
         size = min(_BLOCK, n_draws - start)
         drawn = rng.integers(n, size=(size, n)) + first[:size]
-        # how often each user was drawn: three times as fast as rng.multinomial
+        # how often each user was drawn: rng.multinomial would draw a binomial for every user
         block = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n) * weight
         draws[start : start + size] = block @ gaps / block.sum(axis=1, keepdims=True)
     tail = (1 - confidence) / 2
