@@ -38,7 +38,15 @@ def launch(cases, nproc, folder):
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """The cases in two processes: one outcome a rank. Starting them is what takes time."""
-    cases = ("evaluate", "fit", "batch_norm", "bad_shares", "unequal_steps", "nan_on_one_rank")
+    cases = (
+        "evaluate",
+        "rounded",
+        "fit",
+        "batch_norm",
+        "bad_shares",
+        "unequal_steps",
+        "nan_on_one_rank",
+    )
     return launch(cases, 2, tmp_path_factory.mktemp("two"))
 
 
@@ -54,6 +62,16 @@ def test_metrics_of_one_two_and_three_processes_are_identical(two, three, tmp_pa
     # every rank has the whole set, in its order
     assert [rank["evaluate"] for rank in two] == [one] * 2
     assert [rank["evaluate"] for rank in three] == [one] * 3
+
+
+@pytest.mark.slow
+def test_scores_of_two_processes_differ_by_rounding_only(two, tmp_path):
+    one = two_processes.rounded(tmp_path)
+    first, second = (rank["rounded"] for rank in two)
+    assert first == second
+    assert first["users"] == one["users"]
+    np.testing.assert_allclose(first["scores"], one["scores"], rtol=5e-7)
+    assert first["metrics"]["logloss"] == pytest.approx(one["metrics"]["logloss"], rel=1e-6)
 
 
 @pytest.mark.slow
