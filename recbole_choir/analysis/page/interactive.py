@@ -53,6 +53,8 @@ def figure(plot: Plot) -> go.Figure:
             if len(rows):
                 drawn.add_trace(_trace(plot, series, rows, legend=number == 0), **where)
         drawn.update_xaxes(title_text=plot.x_title, title_standoff=6, **where)
+        if panel in plot.log_y:
+            drawn.update_yaxes(type="log", dtick=1, **where)
     _complete_legend(plot, drawn)
     if plot.zero:
         drawn.add_hline(y=0, line={"color": "#222", "width": 1})
@@ -65,8 +67,6 @@ def figure(plot: Plot) -> go.Figure:
         axis |= {"showgrid": False, "showticklabels": False}
     drawn.update_xaxes(**axis)
     drawn.update_yaxes(**axis)
-    if plot.log_y:
-        drawn.update_yaxes(type="log", dtick=1)
     drawn.update_xaxes(title_font_size=13)
     drawn.update_yaxes(title_font_size=13)
     drawn.update_annotations(font_size=13)

@@ -25,6 +25,9 @@ _GATES: Final = {
     "r_item": "r of items (weight of the cluster)",
 }
 _SWEPT: Final = {"all": "all rows", "low": "low activity"}
+# From this ratio of the greatest training loss to the least on, the scale is logarithmic: DCNV2's
+# penalty on its weights can make its loss a thousand times another's.
+_LOSS_RANGE: Final = 20
 _CURVES: Final = {"train_loss": "training loss", "gauc": "GAUC", "auc": "AUC", "logloss": "LogLoss"}
 
 #: A plot, or none; and a line about each thing that it lacks.
@@ -278,6 +281,9 @@ def curves(folder: RecordFolder, dataset: str) -> Made:
             ]
     if not rows:
         return None, ["training curves: no record holds its epochs"]
+    loss = _curve("train_loss")
+    losses = [row["y"] for row in rows if row["panel"] == loss]
+    wide = bool(losses) and max(losses) > _LOSS_RANGE * min(losses) > 0
     order = {_curve(key): i for i, key in enumerate(_CURVES)}
     rows.sort(key=lambda row: order.get(row["panel"], len(order)))
     return Plot(
@@ -292,6 +298,7 @@ def curves(folder: RecordFolder, dataset: str) -> Made:
         "",
         _styles(folder, dataset),
         whole_x=True,
+        log_y=frozenset({loss} if wide else ()),
     ), []
 
 

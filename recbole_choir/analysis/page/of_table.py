@@ -75,7 +75,7 @@ def group_sizes(users: pd.DataFrame, n_levels: int) -> tuple[Plot | None, list[s
         "rank of the group",
         "users",
         styles,
-        log_y=True,
+        log_y=frozenset({""}),
         whole_x=True,
     ), []
 

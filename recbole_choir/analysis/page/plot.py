@@ -64,7 +64,7 @@ class Plot:
         styles: Series -> look.
         ticks: Position -> label of the x axis, where they are not numbers to be counted.
         zero: Whether to draw the line y = 0.
-        log_y: Whether y is on a logarithmic scale.
+        log_y: Panels whose y is on a logarithmic scale.
         whole_x: Whether x counts something, so that between its whole numbers is nothing.
     """
 
@@ -78,7 +78,7 @@ class Plot:
     styles: Mapping[str, Style]
     ticks: Mapping[float, str] = field(default_factory=dict)
     zero: bool = False
-    log_y: bool = False
+    log_y: frozenset[str] = frozenset()
     whole_x: bool = False
 
     @property

@@ -135,19 +135,11 @@ def make_section(
         )
     missing += _failures(folder.of(dataset))
     versions = version_sets(folder.of(dataset))
-    gate_table = gates(folder.path, dataset)
     return Section(
         dataset=dataset,
         facts=_facts(folder, dataset),
         tables={m: _metric_tables(folder, frame, dataset, m, compared) for m in METRICS},
-        other_tables=[
-            *gaps,
-            *(
-                [_of_frame("Gates in the last epoch, training rows", gate_table)]
-                if len(gate_table)
-                else []
-            ),
-        ],
+        other_tables=[*gaps, *_gates(gates(folder.path, dataset))],
         gain_note=_gain_note(folder.base, compared),
         plots=plots,
         missing=missing,
@@ -250,13 +242,14 @@ def _differences(compared: Sequence[Mapping[str, Any]]) -> list[Table]:
     )
     for title, heads in SEGMENTS.items():
         rows: dict[str, dict[str, str]] = {}
+        intervals = {}
         strong = set()
         for row in compared:
             if row["segment"] not in heads:
                 continue
             name, head = f"{row['cell']} − {row['against']}", heads[row["segment"]]
-            text = f"{row['mean']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
-            rows.setdefault(name, {})[head] = text
+            rows.setdefault(name, {})[head] = f"{row['mean']:+.4f}"
+            intervals[name, head] = f"[{row['low']:+.4f}, {row['high']:+.4f}]"
             excluded = row["low"] > 0 or row["high"] < 0
             if _found(row["p_holm"]) if corrected else excluded:
                 strong.add((name, head))
@@ -264,8 +257,24 @@ def _differences(compared: Sequence[Mapping[str, Any]]) -> list[Table]:
             frame = pd.DataFrame.from_dict(rows, orient="index")
             frame = frame[[head for head in heads.values() if head in frame]]
             name = f"Differences in test GAUC: {title.lower()}"
-            tables.append(_of_frame(name, frame, links=False, strong=frozenset(strong), note=note))
+            look = {"strong": frozenset(strong), "below": intervals, "note": note}
+            tables.append(_of_frame(name, frame, links=False, **look))
     return tables
+
+
+def _gates(frame: pd.DataFrame) -> list[Table]:
+    """What the gates did: a table of those by activity level for each, and one of all others."""
+    tables: dict[str, dict[str, pd.Series]] = {}
+    for column in frame.columns:
+        gate, _, level = column.partition(", level ")
+        title = f"{gate}, by activity" if level else "Gates"
+        head = SEGMENTS["Activity levels"][f"level_{level}"] if level else gate
+        tables.setdefault(title, {})[head] = frame[column]
+    parts = {title: pd.DataFrame(columns) for title, columns in tables.items()}
+    return [
+        _of_frame(f"{title} (last epoch, training rows)", part[(part != "").any(axis=1)])
+        for title, part in parts.items()
+    ]
 
 
 def _failures(runs: Sequence[Run]) -> list[str]:

@@ -85,5 +85,5 @@ def _draw(plot: Plot, axis: Any, panel: str) -> None:
         axis.set_xticks(list(plot.ticks), list(plot.ticks.values()))
     elif plot.whole_x:
         axis.set_xticks(whole_ticks(plot))
-    if plot.log_y:
+    if panel in plot.log_y:
         axis.set_yscale("log")

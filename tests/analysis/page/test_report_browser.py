@@ -73,6 +73,11 @@ def test_the_page_in_a_browser(study: Path, table: Path, tmp_path: Path, browser
 
     assert script("innerWidth") == WIDTH
     assert script("document.documentElement.scrollWidth") <= WIDTH, "no scrolling sideways"
+    beyond = script(
+        "[...document.querySelectorAll('.wide')].filter(t => t.scrollWidth > t.clientWidth)"
+        ".map(t => t.previousElementSibling.textContent)"
+    )
+    assert beyond == [], "every table fits a laptop"
     plots = script(
         "[...document.querySelectorAll('.js-plotly-plot')].map(p => [p.id, p.data.length, "
         "p.querySelectorAll('.scatterlayer .trace').length, p.getBoundingClientRect().width])"

@@ -139,12 +139,36 @@ def test_differences_that_exclude_zero_are_set_off(study: Path) -> None:
     _summary(study, rows)
     section = make_section(RecordFolder.load(study), "d")
     first, second, *_ = section.other_tables
-    assert first.rows["ChoirRec, text − Base"] == ["+0.0200 [+0.0100, +0.0300]"]
+    assert first.rows["ChoirRec, text − Base"] == ["+0.0200"]
+    assert first.below["ChoirRec, text − Base", "all rows"] == "[+0.0100, +0.0300]"
     assert first.strong == {("ChoirRec, text − Base", "all rows")}
     assert (second.title, second.columns) == (
         "Differences in test GAUC: activity levels",
         ["level 2"],
     )
+
+
+def test_gates_have_a_table_each_by_activity(study: Path, write: Write) -> None:
+    seen = {"frac_qualified": 0.25, "r_user_level_1": 0.1, "r_user_level_5": 0.3}
+    write("AKTRec", 1, history=[{"epoch": 0, "train_loss": 0.5, "diagnostics": seen}])
+    gates = make_section(RecordFolder.load(study), "d").other_tables
+    assert [(table.title, list(table.columns), dict(table.rows)) for table in gates] == [
+        (
+            "Gates (last epoch, training rows)",
+            ["qualified"],
+            {"AKTRec": ["0.250"]},
+        ),
+        (
+            "alpha_fusion, by activity (last epoch, training rows)",
+            ["level 1 (least)", "level 2", "level 3", "level 4", "level 5 (most)"],
+            {"ChoirRec, text": ["0.450", "0.400", "0.350", "0.300", "0.250"]},
+        ),
+        (
+            "r of users, by activity (last epoch, training rows)",
+            ["level 1 (least)", "level 5 (most)"],
+            {"AKTRec": ["0.100", "0.300"]},
+        ),
+    ]
 
 
 def test_corrected_tests_decide_where_there_are_some(study: Path) -> None:

@@ -117,6 +117,19 @@ def test_curves_by_epoch(write: Write) -> None:
     assert loss["x"].tolist() == [1, 2]
     assert loss["y"].tolist() == pytest.approx([0.7, 0.6])
     assert loss["seeds"].tolist() == [2, 2]
+    assert plot.log_y == frozenset()
+
+
+@pytest.mark.parametrize(("loss", "log"), [(11.9, set()), (1200.0, {"training loss"})])
+def test_losses_far_apart_are_drawn_by_their_logarithm(
+    write: Write, loss: float, log: set[str]
+) -> None:
+    write("DCNV2", 1, history=[{"epoch": 0, "train_loss": loss, "valid": {"gauc": 0.6}}])
+    plot, _ = curves(RecordFolder.load(write("Base", 1)), "d")  # losses .7 and .6
+    assert plot is not None
+    assert plot.log_y == log
+    first, *others = (axis.type for axis in figure(plot).select_yaxes())
+    assert (first, set(others)) == ("log" if log else None, {None})
 
 
 def test_sweeps_by_value_in_the_order_of_numbers(write: Write) -> None:
@@ -194,10 +207,10 @@ def test_the_page_draws_every_series_once_in_the_legend() -> None:
 @pytest.mark.parametrize("kind", ["lines", "points", "cloud"])
 def test_a_picture_of_every_kind(tmp_path: Path, kind: str) -> None:
     path = write_png(
-        _plot(kind=kind, ticks={1.0: "one"}, zero=True, log_y=True), tmp_path / "a.png"
+        _plot(kind=kind, ticks={1.0: "one"}, zero=True, log_y=frozenset({""})), tmp_path / "a.png"
     )
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     again = write_png(
-        _plot(kind=kind, ticks={1.0: "one"}, zero=True, log_y=True), tmp_path / "b.png"
+        _plot(kind=kind, ticks={1.0: "one"}, zero=True, log_y=frozenset({""})), tmp_path / "b.png"
     )
     assert path.read_bytes() == again.read_bytes(), "the same numbers give the same picture"
