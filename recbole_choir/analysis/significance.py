@@ -23,10 +23,12 @@ class Difference:
 
     Attributes:
         mean: GAUC of the first minus that of the second, seeds averaged.
-        low, high: Percentile interval over resampled users.
+        low, high: Percentile interval over resampled users; NaN for too few of them, by default
+            for fewer than six.
         n_users: Users with both classes, the ones that are resampled.
         p: Two-sided: twice the smaller share of draws on one side of zero, never below
-            2 / (draws + 1).
+            2 / (draws + 1), nor below 2^(1 - n_users): by that chance all users differ in the
+            same direction where the two models are equally good.
     """
 
     mean: float
@@ -142,6 +144,12 @@ def bootstrap(
     # the observed difference counts as a draw: no p of exactly zero from finitely many
     below, above = (draws <= 0).sum(axis=0) + 1, (draws >= 0).sum(axis=0) + 1
     p = np.minimum(1.0, 2 * np.minimum(below, above) / (n_draws + 1))
+    # Resampling one user gives that user again: without this floor an interval without width, and
+    # the smallest p there is.
+    same_sign = 2.0 ** (1 - n)
+    p = np.maximum(p, same_sign)
+    if same_sign > 1 - confidence:
+        low, high = np.full((2, gaps.shape[1]), np.nan)
     columns = (mean.tolist(), low.tolist(), high.tolist(), p.tolist())
     return [Difference(m, a, b, n, chance) for m, a, b, chance in zip(*columns)]
 

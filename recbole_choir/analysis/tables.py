@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,17 @@ def differences(folder: Path, dataset: str) -> pd.DataFrame:
     table: dict[str, dict[str, str]] = {}
     for row in records.read_json(path) if path.exists() else []:
         if row["dataset"] == dataset:
-            text = f"{row['mean']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+            text = f"{row['mean']:+.4f} {interval(row)}".rstrip()
             name = f"{row['cell']} − {row['against']}"
             table.setdefault(name, {})[row["segment"]] = text
     return pd.DataFrame.from_dict(table, orient="index")
+
+
+def interval(row: Mapping[str, Any]) -> str:
+    """Interval of a difference as text; nothing where too few users have an AUC to have one."""
+    if row["low"] is None or math.isnan(row["low"]):
+        return ""
+    return f"[{row['low']:+.4f}, {row['high']:+.4f}]"
 
 
 GATES = {

@@ -17,7 +17,7 @@ from recbole_choir.analysis.page.of_runs import plots_of_runs, sweeps
 from recbole_choir.analysis.page.of_table import plots_of_table
 from recbole_choir.analysis.page.plot import Plot
 from recbole_choir.analysis.page.provenance import command, version_sets
-from recbole_choir.analysis.tables import comparison, gates
+from recbole_choir.analysis.tables import comparison, gates, interval
 from recbole_choir.data.semantic_table import SemanticTable
 
 #: Name of a table -> its segments and their headings.
@@ -249,8 +249,8 @@ def _differences(compared: Sequence[Mapping[str, Any]]) -> list[Table]:
                 continue
             name, head = f"{row['cell']} − {row['against']}", heads[row["segment"]]
             rows.setdefault(name, {})[head] = f"{row['mean']:+.4f}"
-            intervals[name, head] = f"[{row['low']:+.4f}, {row['high']:+.4f}]"
-            excluded = row["low"] > 0 or row["high"] < 0
+            intervals[name, head] = interval(row)
+            excluded = bool(intervals[name, head]) and (row["low"] > 0 or row["high"] < 0)
             if _found(row["p_holm"]) if corrected else excluded:
                 strong.add((name, head))
         if rows:

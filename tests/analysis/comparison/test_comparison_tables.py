@@ -50,7 +50,7 @@ def test_the_correction_of_many_tests_cannot_hide_a_sure_difference(n_tests: int
     """With a fixed number of draws, 250 pairs and segments left nothing to be found."""
     draws = draws_for(n_tests)
     assert draws >= DRAWS
-    sure = bootstrap(np.ones((5, 1)), np.ones(5), n_draws=draws)[0].p
+    sure = bootstrap(np.ones((40, 1)), np.ones(40), n_draws=draws)[0].p
     unsure = [1.0] * (n_tests - 1)
     assert holm([sure, *unsure])[0] <= LEVEL / 5
 
@@ -61,7 +61,19 @@ def test_bootstrap_draws_users_with_equal_chances_and_by_their_weight() -> None:
     found = bootstrap(gaps, weight, n_draws=40_000, confidence=0.49)[0]
     assert (found.mean, found.low, found.high) == (0.75, 0.75, 0.75)
     assert found.p == pytest.approx(0.5, abs=0.02)  # 2 x the quarter at zero
-    assert bootstrap(gaps, weight, n_draws=40_000, confidence=0.51)[0].low == 0.0
+
+
+def test_few_users_cannot_be_significant() -> None:
+    """All n users differ in one direction by a chance of 2^(1-n) where nothing is better.
+
+    One user resampled is that user again: that was an interval without width and the smallest p.
+    """
+    for n in (1, 2, 5, 6, 9):
+        found = bootstrap(np.full((n, 1), 0.2), np.ones(n), n_draws=9999)[0]
+        assert (found.mean, found.p, found.n_users) == (pytest.approx(0.2), 2.0 ** (1 - n), n)
+        ends = (np.nan, np.nan) if n < 6 else (0.2, 0.2)
+        assert (found.low, found.high) == pytest.approx(ends, nan_ok=True)
+    assert bootstrap(np.full((40, 1), 0.2), np.ones(40), n_draws=99)[0].p == 0.02
 
 
 def test_bootstrap_of_many_pairs_is_that_of_each() -> None:
@@ -75,7 +87,7 @@ def test_bootstrap_of_many_pairs_is_that_of_each() -> None:
         assert one.p == alone.p
     nothing = bootstrap(np.zeros((5, 1)), np.ones(5), n_draws=99)[0]
     assert nothing.p == 1.0
-    sure = bootstrap(np.ones((5, 1)), np.ones(5), n_draws=99)[0]
+    sure = bootstrap(np.ones((8, 1)), np.ones(8), n_draws=99)[0]
     assert sure.p == pytest.approx(2 / 100), "never below what the draws can tell"
 
 
