@@ -37,6 +37,7 @@ def draw_panel(axis: Any, tests: pd.DataFrame, models: list[str], title: str) ->
         axis.plot(row["mean"], place, "o", color=colour(model), markersize=4)
     axis.set_title(title, fontsize=9)
     axis.tick_params(labelsize=8)
+    axis.locator_params(axis="x", nbins=5)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="x", color="#E8E8E8", linewidth=0.6)
 
