@@ -36,9 +36,8 @@ def differences(folder: Path, dataset: str) -> pd.DataFrame:
     table: dict[str, dict[str, str]] = {}
     for row in records.read_json(path) if path.exists() else []:
         if row["dataset"] == dataset:
-            text = f"{row['mean']:+.4f} {interval(row)}".rstrip()
             name = f"{row['cell']} − {row['against']}"
-            table.setdefault(name, {})[row["segment"]] = text
+            table.setdefault(name, {})[row["segment"]] = difference(row)
     return pd.DataFrame.from_dict(table, orient="index")
 
 
@@ -47,6 +46,11 @@ def interval(row: Mapping[str, Any]) -> str:
     if row["low"] is None or math.isnan(row["low"]):
         return ""
     return f"[{row['low']:+.4f}, {row['high']:+.4f}]"
+
+
+def difference(row: Mapping[str, Any]) -> str:
+    """A difference as text, with its interval where it has one."""
+    return f"{row['mean']:+.4f} {interval(row)}".rstrip()
 
 
 GATES = {

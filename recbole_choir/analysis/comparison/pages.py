@@ -14,7 +14,7 @@ import pandas as pd
 from recbole_choir.analysis import record as records
 from recbole_choir.analysis.comparison.plan import Cell, Plan
 from recbole_choir.analysis.comparison.summary import LEVEL, SEGMENTS, State
-from recbole_choir.analysis.tables import comparison, gates, interval, to_markdown
+from recbole_choir.analysis.tables import comparison, difference, gates, to_markdown
 
 PAGE = "comparison.md"
 TABLES = Path("tables")
@@ -228,7 +228,7 @@ def _tests(chances: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             rows[name] = {"difference, 95 %": row["error"]}
         elif row.get("mean") is not None:
             rows[f"{name}, {row['segment']}"] = {
-                "difference, 95 %": f"{row['mean']:+.4f} {interval(row)}".rstrip(),
+                "difference, 95 %": difference(row),
                 "users": f"{row['n_users']:,}",
                 "p users": _p(row["p"]),
                 "Holm": _p(row["p_holm"]),

@@ -61,6 +61,13 @@ def test_bootstrap_draws_users_with_equal_chances_and_by_their_weight() -> None:
     found = bootstrap(gaps, weight, n_draws=40_000, confidence=0.49)[0]
     assert (found.mean, found.low, found.high) == (0.75, 0.75, 0.75)
     assert found.p == pytest.approx(0.5, abs=0.02)  # 2 x the quarter at zero
+    # Of six users one gains: the mean is k / 6 where he is drawn k times, Binomial(6, 1/6), which
+    # is 0 in .335 of the draws, and at most 2 in .938.
+    gaps, weight = np.array([[1.0]] + [[0.0]] * 5), np.ones(6)
+    ends = [bootstrap(gaps, weight, n_draws=40_000, confidence=c)[0] for c in (0.30, 0.36, 0.90)]
+    assert [d.low for d in ends] == [pytest.approx(1 / 6), 0.0, 0.0]
+    assert ends[2].high == pytest.approx(3 / 6)
+    assert ends[0].p == pytest.approx(0.67, abs=0.02)
 
 
 def test_few_users_cannot_be_significant() -> None:

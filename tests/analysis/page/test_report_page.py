@@ -148,6 +148,15 @@ def test_differences_that_exclude_zero_are_set_off(study: Path) -> None:
     )
 
 
+def test_a_difference_over_few_users_has_no_interval_and_is_not_set_off(study: Path) -> None:
+    row = {"dataset": "d", "cell": "Averaged", "against": "Base", "segment": "all", "n_users": 1}
+    _summary(study, [{**row, "mean": 0.2, "low": None, "high": None}])
+    table = make_section(RecordFolder.load(study), "d").other_tables[0]
+    assert table.rows["Averaged − Base"] == ["+0.2000"]
+    assert table.below["Averaged − Base", "all rows"] == ""
+    assert table.strong == frozenset()
+
+
 def test_gates_have_a_table_each_by_activity(study: Path, write: Write) -> None:
     seen = {"frac_qualified": 0.25, "r_user_level_1": 0.1, "r_user_level_5": 0.3}
     write("AKTRec", 1, history=[{"epoch": 0, "train_loss": 0.5, "diagnostics": seen}])
