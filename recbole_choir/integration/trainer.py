@@ -16,10 +16,16 @@ from recbole.utils import EvaluatorType, ModelType, early_stopping
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from recbole_choir.errors import ConfigError, DataError, nearest
+from recbole_choir.errors import ConfigError, DataError
 from recbole_choir.integration import distributed
 from recbole_choir.integration.loss_meter import LossMeter, TrainingError
 from recbole_choir.integration.metrics import LabelledEvaluator, data_struct
+from recbole_choir.integration.optimizer import (
+    Shrinkage,
+    build_optimizer,
+    embedding_parameters,
+    parameter_groups,
+)
 from recbole_choir.integration.predictions import Predictions, predict_rows
 from recbole_choir.integration.resumption import Resumable
 from recbole_choir.integration.schedule import check_schedule, learning_rate_at
@@ -31,8 +37,6 @@ from recbole_choir.integration.training_log import (
     show_loss,
 )
 from recbole_choir.integration.tree_trainer import TREE_TRAINERS
-
-LEARNERS: Final = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
 
 # The device is asked for the loss (progress bar, non-finite check) once in so many steps.
 CHECK_EVERY: Final = 200
@@ -94,6 +98,7 @@ class ChoirTrainer(Resumable, Trainer):
         self.learner = config["learner"]
         self.learning_rate = config["learning_rate"]
         self.weight_decay = config["weight_decay"] or 0.0
+        self.shrinkage: Shrinkage | None = None
         self.epochs = config["epochs"]
         self.eval_step = min(config["eval_step"], self.epochs)
         self.stopping_step = config["stopping_step"]
@@ -126,21 +131,23 @@ class ChoirTrainer(Resumable, Trainer):
         self.tensorboard = self.trackers.tensorboard
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
-        """Build the optimiser; Adagrad with TensorFlow's initial accumulator (PAPER_GAPS C7)."""
-        learner = str(kwargs.get("learner", self.learner)).lower()
-        if learner not in LEARNERS:
-            raise ConfigError(
-                f"learner: expected one of {', '.join(LEARNERS)}, got '{learner}'"
-                f"{nearest(learner, LEARNERS)}"
-            )
-        if learner != "adagrad":
-            return super()._build_optimizer(**kwargs)
+        """Build the optimiser; embeddings decay by ``embedding_decay`` where it is set."""
+        decay = kwargs.get("weight_decay", self.weight_decay)
+        own = self.config["embedding_decay"]
+        form = self.config["embedding_decay_form"] or "l2"
+        params = kwargs.get("params")
+        if params is None:
+            params = parameter_groups(self.model, decay, 0.0 if own and form == "shrink" else own)
         accumulator = self.config["adagrad_initial_accumulator"]
-        return torch.optim.Adagrad(
-            kwargs.get("params", self.model.parameters()),
-            lr=kwargs.get("learning_rate", self.learning_rate),
-            weight_decay=kwargs.get("weight_decay", self.weight_decay),
-            initial_accumulator_value=0.0 if accumulator is None else accumulator,
+        self.shrinkage = None
+        if own and form == "shrink":
+            self.shrinkage = Shrinkage(embedding_parameters(self.model), own)
+        return build_optimizer(
+            kwargs.get("learner", self.learner),
+            params,
+            kwargs.get("learning_rate", self.learning_rate),
+            decay,
+            0.0 if accumulator is None else accumulator,
         )
 
     # --- training ------------------------------------------------------------------------------
@@ -285,6 +292,8 @@ class ChoirTrainer(Resumable, Trainer):
             clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.shrinkage is not None:
+            self.shrinkage.step(self.optimizer.param_groups[0]["lr"])
         return torch.stack([part.detach().float().sum() for part in parts])
 
     def _set_learning_rate(self, step: int, n_steps: int) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from recbole_choir.data import fields
 from recbole_choir.data.schema import Field
 from recbole_choir.errors import ConfigError
+from recbole_choir.model.layers.attention_meter import attention_figures, reset_attention
 from recbole_choir.model.layers.field_embedding import (
     FeatureTable,
     FieldBank,
@@ -20,7 +21,7 @@ from recbole_choir.model.layers.field_embedding import (
     ItemEncoder,
     ItemTokens,
 )
-from recbole_choir.model.layers.target_attention import Attended, TargetAttention
+from recbole_choir.model.layers.target_attention import ATT_TYPES, Attended, TargetAttention
 from recbole_choir.model.settings import (
     ConfigLike,
     read_bool,
@@ -139,7 +140,7 @@ class ChoirRecommender(ContextRecommender):
         """A target attention over item tokens with weights of its own."""
         return TargetAttention(
             self.item_encoder.width,
-            read_choice(config, "att_type", "dot", ("dot", "mlp")),
+            read_choice(config, "att_type", "sigmoid", ATT_TYPES),
             read_sizes(config, "att_hidden_size", (80, 40)),
             read_bool(config, "att_scale", True),
         )
@@ -286,6 +287,19 @@ class ChoirRecommender(ContextRecommender):
     def bce(self, logit: torch.Tensor, interaction: Interaction) -> torch.Tensor:
         """Mean binary cross-entropy of logits ``[B]`` with the batch's labels (Eq. 12)."""
         return F.binary_cross_entropy_with_logits(logit, interaction[self.LABEL].to(logit.dtype))
+
+    def on_epoch_start(self, epoch: int) -> None:
+        """Start counting what the attentions do in this epoch."""
+        reset_attention(self)
+
+    def epoch_diagnostics(self) -> dict[str, float]:
+        """What the model did over the epoch's training rows so far.
+
+        Of each attention ``attention_entropy_<name>``, its mean entropy over the largest possible
+        (1: a plain mean), and ``attention_logit_sd_<name>``, the mean standard deviation of a row's
+        logits; over rows with more than five events, one step in sixteen.
+        """
+        return attention_figures(self)
 
     def predict(self, interaction: Interaction) -> torch.Tensor:
         """Probability ``[B]`` of a positive label."""

@@ -208,6 +208,7 @@ class AKTRec(ChoirRecommender):
 
     def on_epoch_start(self, epoch: int) -> None:
         """Start counting; averages are computed anew, so that a resumed run has the same ones."""
+        super().on_epoch_start(epoch)
         self.transfer_meter.reset()
         self.gate_meter.reset()
         self._stale = True
@@ -409,7 +410,7 @@ class AKTRec(ChoirRecommender):
             figures |= gate_report(self.user_table, "user", self._log_exposures("user"))
             identity = self.item_encoder.identity
             figures |= gate_report(identity, "item", self._log_exposures("item"))
-        return figures
+        return {**super().epoch_diagnostics(), **figures}
 
 
 def _mark_stale(module: nn.Module, _: object) -> None:

@@ -312,7 +312,8 @@ class ChoirRec(ChoirRecommender):
         return loss
 
     def on_epoch_start(self, epoch: int) -> None:
-        """Start counting the gates of this epoch."""
+        """Start counting the gates and attentions of this epoch."""
+        super().on_epoch_start(epoch)
         self.meter.reset()
 
     def epoch_diagnostics(self) -> dict[str, float]:
@@ -320,6 +321,6 @@ class ChoirRec(ChoirRecommender):
 
         ``frac_qualified``, ``frac_margin_active`` (of the qualified), ``mean_alpha_distill``,
         ``mean_alpha_fusion`` and ``mean_alpha_fusion_level_1`` (least active) to ``_5``. The paper
-        reports level 1 at about 2.1 times level 5.
+        reports level 1 at about 2.1 times level 5. And what the base class reports of attentions.
         """
-        return self.meter.report()
+        return {**super().epoch_diagnostics(), **self.meter.report()}

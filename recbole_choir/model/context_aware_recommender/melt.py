@@ -251,6 +251,7 @@ class MELT(Base):
     @torch.no_grad()
     def on_epoch_start(self, epoch: int) -> None:
         """Move the curriculum on and set the tail items' rows, once W_I has been trained."""
+        super().on_epoch_start(epoch)
         self.progress = min(1.0, epoch / self.n_epochs)
         self.losses.zero_()
         if self.tail_rows is None or epoch < self.transfer_from:
@@ -263,7 +264,8 @@ class MELT(Base):
 
     def epoch_diagnostics(self) -> dict[str, float]:
         """Mean ``L_U`` and ``L_I`` of the epoch's steps, without their lambdas."""
+        figures = super().epoch_diagnostics()
         steps, user, item = self.losses.tolist()
         if not steps or not self.has_branches:
-            return {}
-        return {"loss_user_branch": user / steps, "loss_item_branch": item / steps}
+            return figures
+        return {**figures, "loss_user_branch": user / steps, "loss_item_branch": item / steps}

@@ -75,8 +75,9 @@ class SaviorRec(BaseMM):
         width = size
         if use_attention:
             behaviour = self.item_encoder.width
-            scale = read_bool(config, "att_scale", True)
-            self.attention = BidirectionalAttention(size, behaviour, scale)
+            self.attention = BidirectionalAttention(
+                size, behaviour, self.history_attention.att_type, self.history_attention.scale
+            )
             width += 2 * size + behaviour
         self.further = FurtherInputs(width, self.widths[0], self.h0_width)
 

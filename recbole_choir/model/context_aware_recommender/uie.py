@@ -168,10 +168,12 @@ class UIE(Base):
 
     def on_epoch_start(self, epoch: int) -> None:
         """Find the centroids that nothing came near in the last epoch."""
+        super().on_epoch_start(epoch)
         for memory in (self.profiles, self.behaviours, self.items):
             memory.start_epoch()
 
     def epoch_diagnostics(self) -> dict[str, float]:
         """Share of each memory's centroids that followed anything in the epoch."""
         memories = {"profile": self.profiles, "behaviour": self.behaviours, "item": self.items}
-        return {f"live_{name}_centroids": m.live_share() for name, m in memories.items()}
+        live = {f"live_{name}_centroids": m.live_share() for name, m in memories.items()}
+        return {**super().epoch_diagnostics(), **live}

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from recbole_choir.model.layers.dot_pooling import dot_pooling
-from recbole_choir.model.layers.target_attention import DotQuery
+from recbole_choir.model.layers.attention_meter import AttentionMeter
+from recbole_choir.model.layers.dot_pooling import SOFTMAX, Scoring, dot_pooling
+from recbole_choir.model.layers.target_attention import CosineQuery, DotQuery, inverse_length
 
 
 class BothWays(NamedTuple):
@@ -28,27 +29,58 @@ class BothWays(NamedTuple):
 
 
 class BidirectionalAttention(nn.Module):
-    """``sum_j softmax_j(<W q, k_j> / sqrt(d)) v_j`` three times, each with a W of its own.
+    """``sum_j w_j v_j`` three times, each with a query of its own.
 
-    The fourth, behaviour by behaviour, is that of Base. One matrix stands for the query's and the
+    The weights are those of :class:`recbole_choir.model.layers.target_attention.TargetAttention`,
+    of the same forms: ``dot``, ``softmax_j(<W q, k_j> / sqrt(d))``, is the figure's. The fourth, behaviour by behaviour, is that of Base. One matrix stands for the query's and the
     key's projections, whose product is all that a score sees. That of the values is left to the
     layer that reads the result: both are linear.
 
     Args:
         modal: Width d_m of the content vectors.
         behaviour: Width D of the behaviour tokens.
-        scale: Divide by the square root of the keys' width.
+        att_type: ``sigmoid`` (the models' common default), ``cosine`` or ``dot``; ``mlp`` counts as
+            ``cosine`` and ``mlp_sum`` as ``sigmoid``: DIN's unit wants query and keys of one space.
+        scale: Divide products of ``dot`` by the square root of the keys' width.
+
+    Attributes:
+        fused: As of target attention.
 
     References:
         SaviorRec (arXiv 2508.01375), figure of the architecture.
     """
 
-    def __init__(self, modal: int, behaviour: int, scale: bool = True) -> None:
+    def __init__(
+        self, modal: int, behaviour: int, att_type: str = "sigmoid", scale: bool = True
+    ) -> None:
         super().__init__()
-        self.modal = DotQuery(modal, scale)
-        self.modal_to_behaviour = DotQuery(modal, scale)
-        self.behaviour_to_modal = DotQuery(behaviour, scale)
+        self.kind = "sigmoid" if att_type in ("sigmoid", "mlp_sum") else "softmax"
+        self.cosine = att_type != "dot"
+        self.fused = True
+        shift = 0.5 if self.kind == "sigmoid" else None
+
+        def query(width: int) -> nn.Module:
+            return CosineQuery(width, shift=shift) if self.cosine else DotQuery(width, scale)
+
+        self.modal = query(modal)
+        self.modal_to_behaviour = query(modal)
+        self.behaviour_to_modal = query(behaviour)
         self.widths = (modal, behaviour)
+        self.meters = nn.ModuleDict(
+            {n: AttentionMeter() for n in ("modal", "modal_to_behaviour", "behaviour_to_modal")}
+        )
+
+    def _scoring(self, table: torch.Tensor) -> Scoring:
+        """How the three score rows ``[n, d_m + D]`` of the table."""
+        if not self.cosine:
+            return SOFTMAX
+        d_m = self.widths[0]
+        content, token = inverse_length(table[:, :d_m]), inverse_length(table[:, d_m:])
+        scale = torch.cat([content, content, token], dim=1)  # [n, 3]
+        ways = (self.modal, self.modal_to_behaviour, self.behaviour_to_modal)
+        biases = [way.bias() for way in ways if isinstance(way, CosineQuery)]
+        there = [bias for bias in biases if bias is not None]
+        return Scoring(self.kind == "softmax", scale, torch.stack(there) if there else None)
 
     def forward(
         self,
@@ -77,5 +109,9 @@ class BidirectionalAttention(nn.Module):
             ],
             dim=1,
         )  # [B, 3, d_m + D]
-        pooled, weights = dot_pooling(queries, table, index, mask)
+        scoring = self._scoring(table)
+        pooled, weights = dot_pooling(queries, table, index, mask, scoring, self.fused)
+        if self.training:
+            for way, meter in enumerate(self.meters.values()):
+                meter.add(weights[:, way], mask, self.kind)  # type: ignore[operator]
         return BothWays(pooled[:, 0, :d_m], pooled[:, 1, d_m:], pooled[:, 2, :d_m], weights)
