@@ -313,6 +313,13 @@ def build(cls: type, seed: int = 0, dataset: Any = None, **settings: Any) -> Any
     return cls(make_config(**settings), dataset)
 
 
+def default_weights(keys: torch.Tensor, target: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Weights ``[B, L]`` of the default attention at its start: ``sigmoid(10 (cos - .5))``."""
+    lengths = [(x.square().sum(-1) + 1e-6).sqrt() for x in (keys, target)]
+    cosine = (keys * target.unsqueeze(1)).sum(-1) / (lengths[0] * lengths[1].unsqueeze(1))
+    return torch.sigmoid(10 * (cosine - 0.5)) * valid
+
+
 @pytest.fixture
 def helpers() -> SimpleNamespace:
     """The factories above (tests are imported by path, so they cannot import this file)."""
@@ -329,4 +336,5 @@ def helpers() -> SimpleNamespace:
         base_mm=lambda **kw: build(BaseMM, **kw),
         unseen=SimpleNamespace(users=UNSEEN_USERS, items=UNSEEN_ITEMS),
         schema=SCHEMA,
+        default_weights=default_weights,
     )

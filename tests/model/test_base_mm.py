@@ -37,8 +37,7 @@ def test_the_input_is_base_with_vectors_and_codes(helpers: Any) -> None:
     target = tokens(item, s)
     keys = tokens(history, s.unsqueeze(1).expand_as(history))
     valid = history > 0
-    scores = (keys * target.unsqueeze(1)).sum(-1) / target.shape[1] ** 0.5
-    weights = torch.softmax(scores.masked_fill(~valid, -1e30), dim=1) * valid
+    weights = helpers.default_weights(keys, target, valid)
     mean = (keys * valid.unsqueeze(-1)).sum(1) / valid.sum(1, keepdim=True).clamp_min(1)
     codes = inputs.groups.user_codes[s, user].long()
     h0 = torch.cat(

@@ -51,8 +51,7 @@ def test_input_is_the_concatenation_of_the_spec(helpers) -> None:
     )
     x_t, x_h = model.item_encoder(item), model.item_encoder(history)  # [B, D], [B, L, D]
     valid = history > 0
-    scores = (x_h * x_t.unsqueeze(1)).sum(-1) / x_t.shape[1] ** 0.5  # W_q is the identity
-    weights = torch.softmax(scores.masked_fill(~valid, -1e30), dim=1) * valid
+    weights = helpers.default_weights(x_h, x_t, valid)
     mean = (x_h * valid.unsqueeze(-1)).sum(1) / valid.sum(1, keepdim=True).clamp_min(1)
     context = torch.cat(
         [

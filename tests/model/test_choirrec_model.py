@@ -118,8 +118,7 @@ def test_group_channel_input_is_the_concatenation(helpers) -> None:
     bank = model.user_bank.tables
     keys = model.item_encoder(groups.group_seq[group].long())
     valid = groups.group_seq[group] > 0
-    scores = (keys * features.item_token.unsqueeze(1)).sum(-1) / keys.shape[-1] ** 0.5
-    weights = torch.softmax(scores.masked_fill(~valid, -1e30), dim=1) * valid
+    weights = helpers.default_weights(keys, features.item_token, valid)
     mean = (keys * valid.unsqueeze(-1)).sum(1) / valid.sum(1, keepdim=True).clamp_min(1)
     expected = [
         model.prefix_fusion(groups.user_codes[batch["snapshot"], batch["user_id"]].long()),
@@ -444,7 +443,7 @@ def test_diagnostics_of_an_epoch(helpers) -> None:
 
 
 def test_prediction_counts_nothing(helpers) -> None:
-    model = helpers.choir()
+    model = helpers.choir().eval()
     model.predict(helpers.batch())
     assert model.epoch_diagnostics() == {}
 

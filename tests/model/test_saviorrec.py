@@ -77,7 +77,7 @@ def test_items_of_equal_codes_share_their_delta_and_unknown_codes_have_none(help
 
 def test_candidate_and_history_are_embedded_alike(helpers) -> None:
     """An item's own history: every attention over vectors returns its vector."""
-    model, batch = savior(helpers), helpers.batch()
+    model, batch = savior(helpers, att_type="cosine"), helpers.batch()
     history = torch.zeros_like(batch["hist_items"])
     history[:, 3] = batch["item_id"]
     found = modal_inputs(model, Interaction({**batch.interaction, "hist_items": history}))
@@ -92,7 +92,7 @@ def test_candidate_and_history_are_embedded_alike(helpers) -> None:
 
 
 def test_weights_and_values_of_each_direction(helpers) -> None:
-    model, batch = savior(helpers), helpers.batch()
+    model, batch = savior(helpers, att_type="dot"), helpers.batch()
     with torch.no_grad():
         for weight in model.attention.parameters():
             weight.normal_(std=0.3)
@@ -116,6 +116,27 @@ def test_weights_and_values_of_each_direction(helpers) -> None:
         attend(model.attention.behaviour_to_modal, x, x_j, t_j),
     ]
     torch.testing.assert_close(found, torch.cat(expected, dim=1))
+
+
+def test_default_weights_of_each_direction(helpers) -> None:
+    """The same form as every other attention over the history, with lengths of their own."""
+    model, batch = savior(helpers), helpers.batch()
+    seen: list[Any] = []
+    model.attention.register_forward_hook(lambda *a: seen.append(a[2]))
+    modal_inputs(model, batch)
+    snapshot, history = batch["snapshot"], batch["hist_items"]
+    t, t_j = (
+        model.modal(ids, snapshot.view(-1, *[1] * (ids.dim() - 1)).expand_as(ids))
+        for ids in (batch["item_id"], history)
+    )
+    items = model.item_tokens(batch)
+    x, x_j = items.lookup(batch["item_id"]), items.lookup(history)
+    content = helpers.default_weights(t_j, t, history > 0)
+    behaviour = helpers.default_weights(x_j, x, history > 0)
+    expected = torch.stack([content, content, behaviour], dim=1)
+    torch.testing.assert_close(seen[0].weights, expected, rtol=1e-4, atol=1e-6)
+    crossed = (content.unsqueeze(-1) * x_j).sum(1)
+    torch.testing.assert_close(seen[0].modal_to_behaviour, crossed, rtol=1e-4, atol=1e-6)
 
 
 def test_modal_to_behaviour_does_not_weigh_by_ids(helpers) -> None:

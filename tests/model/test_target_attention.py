@@ -11,8 +11,15 @@ from hypothesis import strategies as st
 
 from recbole_choir.errors import ConfigError
 from recbole_choir.model.layers import dot_pooling as module
-from recbole_choir.model.layers.dot_pooling import dot_pooling, masked_softmax
-from recbole_choir.model.layers.target_attention import MLPScore, TargetAttention
+from recbole_choir.model.layers.attention_meter import AttentionMeter
+from recbole_choir.model.layers.dot_pooling import Scoring, dot_pooling, masked_softmax
+from recbole_choir.model.layers.target_attention import (
+    ATT_TYPES,
+    EPS,
+    MLPScore,
+    TargetAttention,
+    use_plain_attention,
+)
 
 
 def plain(
@@ -124,7 +131,7 @@ def test_an_empty_batch_is_allowed() -> None:
     assert weights.shape == (0, 4)
 
 
-@pytest.mark.parametrize("att_type", ["dot", "mlp"])
+@pytest.mark.parametrize("att_type", ATT_TYPES)
 def test_padding_is_invisible_wherever_it_stands(att_type: str) -> None:
     torch.manual_seed(0)
     attention = TargetAttention(3, att_type)
@@ -136,10 +143,11 @@ def test_padding_is_invisible_wherever_it_stands(att_type: str) -> None:
     )  # fmt: skip
     torch.testing.assert_close(short.pooled, longer.pooled)
     assert longer.weights[0, [0, 2, 4]].tolist() == [0, 0, 0]
-    torch.testing.assert_close(longer.weights.sum(), torch.tensor(1.0))
+    if att_type in ("dot", "cosine", "mlp"):
+        torch.testing.assert_close(longer.weights.sum(), torch.tensor(1.0))
 
 
-@pytest.mark.parametrize("att_type", ["dot", "mlp"])
+@pytest.mark.parametrize("att_type", ATT_TYPES)
 def test_an_empty_history_gives_zeros_and_finite_gradients(att_type: str) -> None:
     torch.manual_seed(0)
     attention = TargetAttention(3, att_type)
@@ -183,12 +191,170 @@ def test_mlp_score_is_the_mlp_of_the_four_parts() -> None:
     score = MLPScore(3, (5, 4))
     query, keys = torch.randn(2, 3), torch.randn(2, 6, 3)
     q = query.unsqueeze(1).expand_as(keys)
-    x = score.first(torch.cat([q, keys, q - keys, q * keys], dim=-1))
+    unit, k = (x * (3 / (x.square().sum(-1, keepdim=True) + EPS**2)) ** 0.5 for x in (q, keys))
+    x = score.first(torch.cat([unit, k, unit - k, unit * k], dim=-1))
     for layer in score.rest:
         x = layer(torch.relu(x))
     torch.testing.assert_close(score(query, keys), x.squeeze(-1))
+    # however short tokens are at the start, the unit sees them
+    torch.testing.assert_close(score(query * 0.2, keys * 0.3), x.squeeze(-1), rtol=1e-4, atol=1e-5)
 
 
 def test_an_unknown_type_is_refused() -> None:
-    with pytest.raises(ConfigError, match="att_type: expected dot or mlp, got 'cosine'"):
-        TargetAttention(3, "cosine")
+    with pytest.raises(ConfigError, match=r"att_type: expected one of .*, got 'cosin' .*cosine"):
+        TargetAttention(3, "cosin")
+
+
+# --- forms ------------------------------------------------------------------------------
+
+
+def unit(*degrees: float) -> torch.Tensor:
+    """Vectors of length 1 in the plane; row 0 is the padding."""
+    angle = torch.tensor(degrees).deg2rad()
+    return torch.cat([torch.zeros(1, 2), torch.stack([angle.cos(), angle.sin()], dim=1)])
+
+
+def test_sigmoid_by_hand_whatever_the_length_of_tokens() -> None:
+    """Cosines 1, .5, 0 with gain 10 and shift .5: sigmoid of 5, 0 and -5, summed."""
+    attention = TargetAttention(2, "sigmoid")
+    table = unit(0, 60, 90)
+    table[2] *= 3.0
+    index, mask = torch.tensor([[1, 2, 3, 0]]), torch.tensor([[True, True, True, False]])
+    out = attention(7 * table[[1]], table, index, mask)
+    w = torch.tensor([5.0, 0.0, -5.0]).sigmoid()
+    torch.testing.assert_close(out.weights[0, :3], w, rtol=1e-4, atol=1e-5)
+    assert out.weights[0, 3] == 0
+    torch.testing.assert_close(out.pooled[0, 0], w @ table[1:], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(out.pooled[0, 1], table[1:].mean(0))
+
+
+def test_intensity_survives_in_the_sigmoid_alone() -> None:
+    """Three repeats of the candidate: three times one repeat's sum; a softmax forgets how many."""
+    table, mask = unit(0, 90), torch.tensor([[True, True, True], [True, False, False]])
+    for att_type, factor in (("sigmoid", 3.0), ("cosine", 1.0), ("dot", 1.0)):
+        out = TargetAttention(2, att_type)(table[[1, 1]], table, torch.ones(2, 3).long(), mask)
+        torch.testing.assert_close(out.pooled[0, 0], factor * out.pooled[1, 0])
+
+
+def test_cosine_by_hand() -> None:
+    """Softmax of 10 and 5."""
+    table = unit(0, 60)
+    out = TargetAttention(2, "cosine")(
+        table[[1]], table, torch.tensor([[1, 2]]), torch.ones(1, 2, dtype=torch.bool)
+    )
+    expected = torch.softmax(torch.tensor([[10.0, 5.0]]), dim=1)
+    torch.testing.assert_close(out.weights, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_mlp_sum_is_the_units_own_output() -> None:
+    torch.manual_seed(0)
+    attention = TargetAttention(3, "mlp_sum")
+    table, index = torch.randn(6, 3), torch.tensor([[1, 2, 5]])
+    mask = torch.tensor([[True, True, False]])
+    out = attention(table[[4]], table, index, mask)
+    score = attention.score(table[[4]], table[index])[0, :2]
+    torch.testing.assert_close(out.weights[0], torch.cat([score, torch.zeros(1)]))
+    torch.testing.assert_close(out.pooled[0, 0], score @ table[[1, 2]])
+
+
+@pytest.mark.parametrize("att_type", ["sigmoid", "cosine"])
+def test_an_item_gives_its_own_repeat_at_least_twice_the_weight(att_type: str) -> None:
+    """At the start, with tokens as embeddings start: short and random."""
+    torch.manual_seed(0)
+    table = torch.randn(200, 32) * 0.05
+    index = torch.randint(1, 200, (100, 8))
+    target = torch.randint(1, 200, (100,))
+    index[:, 0] = target
+    index[:, 1:][index[:, 1:] == target.unsqueeze(1)] = 0
+    weights = TargetAttention(32, att_type)(table[target], table, index, index > 0).weights
+    others = weights[:, 1:][index[:, 1:] > 0]
+    # of 700 random pairs a few are alike by chance
+    assert weights[:, 0].min() > 2 * others.quantile(0.99)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("chunk", [1, 600_000])
+def test_fused_forms_gradcheck(
+    normalise: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scales of the rows and biases of the queries too; items repeat, a row is empty."""
+    monkeypatch.setattr(module, "CPU_CHUNK", chunk)
+    torch.manual_seed(0)
+    index, mask = torch.randint(0, 5, (4, 3)), torch.rand(4, 3) < 0.7
+    mask[1] = False
+    inputs = [
+        torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        for shape in ((4, 2, 2), (5, 2), (5, 2), (2,))
+    ]
+    assert torch.autograd.gradcheck(
+        lambda q, t, c, b: dot_pooling(q, t, index, mask, Scoring(normalise, c, b))[0], inputs
+    )
+
+
+@pytest.mark.parametrize("att_type", ["sigmoid", "cosine", "dot"])
+def test_plain_operations_give_the_same_values_and_gradients(att_type: str) -> None:
+    torch.manual_seed(0)
+    attention = TargetAttention(4, att_type).double()
+    index, mask = torch.randint(0, 9, (6, 5)), torch.rand(6, 5) < 0.7
+    found = []
+    for plain_path in (False, True):
+        use_plain_attention(attention, plain_path)
+        assert attention.fused is not plain_path
+        torch.manual_seed(1)
+        table = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
+        query = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+        out = attention(query, table, index, mask)
+        (out.pooled * torch.arange(4)).sum().backward()
+        own = [p.grad.clone() for p in attention.parameters() if p.grad is not None]
+        attention.zero_grad()
+        found.append([out.pooled, out.weights, table.grad, query.grad, *own])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+
+
+def test_a_shrunken_token_is_not_attended_and_has_bounded_gradients() -> None:
+    attention = TargetAttention(2, "sigmoid")
+    table = unit(0, 0)
+    table[2] *= 1e-7
+    table.requires_grad_()
+    out = attention(
+        table[[1]].detach(), table, torch.tensor([[1, 2]]), torch.ones(1, 2, dtype=torch.bool)
+    )
+    assert out.weights[0, 0] > 0.99
+    assert out.weights[0, 1] < 0.01
+    out.pooled.sum().backward()
+    assert table.grad.abs().max() < 100
+
+
+# --- what is reported -------------------------------------------------------------------
+
+
+def test_meter_by_hand() -> None:
+    """Weights 1/2, 1/4, 1/8, 1/16, 1/32, 1/32 and a mean; the short row does not count."""
+    meter = AttentionMeter()
+    w = torch.tensor(
+        [[1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 32], [1 / 6] * 6, [0.9, 0.1] + [0] * 4]
+    )
+    mask = torch.tensor([[True] * 6, [True] * 6, [True, True] + [False] * 4])
+    meter.add(w, mask)
+    bits = (1 / 2 + 2 / 4 + 3 / 8 + 4 / 16 + 5 / 32 + 5 / 32) / math.log2(6)
+    logits = torch.tensor([1.0, 2, 3, 4, 5, 5]) * math.log(2)
+    spread = float(logits.std(correction=0))
+    figures = meter.report("history")
+    assert figures["attention_entropy_history"] == pytest.approx((bits + 1) / 2)
+    assert figures["attention_logit_sd_history"] == pytest.approx(spread / 2)
+    meter.reset()
+    assert meter.report("history") == {}
+
+
+def test_meter_undoes_each_forms_weights() -> None:
+    logits = torch.tensor([[-2.0, -1, 0, 1, 2, 3]])
+    mask = torch.ones(1, 6, dtype=torch.bool)
+    spread = float(logits.double().std(correction=0))
+    for kind, weights in (
+        ("softmax", logits.softmax(1)),
+        ("sigmoid", logits.sigmoid()),
+        ("linear", logits),
+    ):
+        meter = AttentionMeter()
+        meter.add(weights, mask, kind)
+        assert meter.report("x")["attention_logit_sd_x"] == pytest.approx(spread, rel=1e-4), kind

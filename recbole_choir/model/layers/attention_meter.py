@@ -60,7 +60,9 @@ class AttentionMeter(nn.Module):
         mean = (logit * valid).sum(-1, keepdim=True) / n.clamp_min(1).unsqueeze(-1)
         spread = (((logit - mean) * valid).square().sum(-1) / n.clamp_min(1)).sqrt()
         counts = (n > MIN_SLOTS).double()
-        self.totals += torch.stack([counts.sum(), (entropy * counts).sum(), (spread * counts).sum()])
+        self.totals += torch.stack(
+            [counts.sum(), (entropy * counts).sum(), (spread * counts).sum()]
+        )
 
     def report(self, name: str) -> dict[str, float]:
         """``attention_entropy_<name>`` and ``attention_logit_sd_<name>``; empty without rows."""

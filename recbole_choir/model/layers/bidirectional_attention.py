@@ -31,10 +31,12 @@ class BothWays(NamedTuple):
 class BidirectionalAttention(nn.Module):
     """``sum_j w_j v_j`` three times, each with a query of its own.
 
-    The weights are those of :class:`recbole_choir.model.layers.target_attention.TargetAttention`,
-    of the same forms: ``dot``, ``softmax_j(<W q, k_j> / sqrt(d))``, is the figure's. The fourth, behaviour by behaviour, is that of Base. One matrix stands for the query's and the
-    key's projections, whose product is all that a score sees. That of the values is left to the
-    layer that reads the result: both are linear.
+    The weights have the forms of
+    :class:`recbole_choir.model.layers.target_attention.TargetAttention`; that of the figure is
+    ``dot``, ``softmax_j(<W q, k_j> / sqrt(d))``. The fourth attention, behaviour by behaviour, is
+    that of Base. One matrix stands for the query's and the key's projections, whose product is all
+    that a score sees. That of the values is left to the layer that reads the result: both are
+    linear.
 
     Args:
         modal: Width d_m of the content vectors.
