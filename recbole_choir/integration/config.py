@@ -18,7 +18,7 @@ import torch
 from recbole.config import Config
 from recbole.utils import EvaluatorType, ModelType
 
-from recbole_choir.errors import ConfigError
+from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.integration import compat, config_checks
 from recbole_choir.integration.cli import Merge, YamlLoader, merged, parse_cli
 from recbole_choir.integration.registry import TREES, model_class
@@ -149,6 +149,26 @@ class ChoirConfig(Config):
             layers.insert(-1, own_data_config(dataset, own))
         for layer in layers:
             _lay(internal, layer)
+        _lay(internal, self._preset())
+
+    def _preset(self) -> dict[str, Any]:
+        """The training keys of the preset that is asked for; a dataset's own lie below them.
+
+        Raises:
+            ConfigError: The model has no preset of this name.
+        """
+        internal = self.internal_config_dict
+        name = self.external_config_dict.get("training", internal.get("training"))
+        presets = internal.get("training_presets") or {}
+        if name is None:
+            return {}
+        if name not in presets:
+            has = ", ".join(presets) or "none"
+            raise ConfigError(
+                f"training: expected a preset of {self.model} ({has}), got {name!r}"
+                f"{nearest(str(name), presets)}"
+            )
+        return dict(presets[name])
 
     def _get_final_config_dict(self) -> dict[str, Any]:
         defaults = self.internal_config_dict

@@ -113,6 +113,8 @@ KINDS: dict[str, str] = {
     "history_file": "str|null",
     "own_data": "dict|null",
     "lr_final": "float|null",
+    "training": "str|null",
+    "embedding_decay": "float|null",
     "sampled_negatives": "bool|null",
     "warm_start": "str|dict|null",
     "raw_data_path": "str|null",
@@ -123,6 +125,8 @@ KINDS: dict[str, str] = {
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
+    "embedding_decay_form": ("l2", "shrink"),
+    "att_type": ("sigmoid", "cosine", "dot", "mlp", "mlp_sum"),
     "lr_schedule": ("constant", "linear", "exponential"),
     "gauc_weighting": ("impressions", "positives", "uniform"),
     "history_scope": ("auto", "all", "train"),

@@ -162,7 +162,8 @@ def test_the_yaml_holds_the_defaults_of_the_code(helpers) -> None:
     assert names <= set(config)  # every setting can be found in the YAML
     nulls = {k for k, v in config.items() if v is None}
     assert nulls == {*VARIANTS["paper"], "theta_act"}
-    assert {k for k in config if k not in names} == set(load("Base")) - OF_BASE_OR_SETTINGS
+    rest = {k for k in config if k not in names} - {"training_presets"}
+    assert rest == set(load("Base")) - OF_BASE_OR_SETTINGS
 
 
 def test_the_yaml_of_base_and_of_choirrec_share_what_they_share() -> None:
@@ -174,14 +175,15 @@ def test_the_yaml_of_base_and_of_choirrec_share_what_they_share() -> None:
     assert block.strip() in (PROPERTIES / "ChoirRec.yaml").read_text()  # comments too
 
 
-def test_the_yaml_has_the_papers_training(helpers) -> None:
+def test_the_yaml_has_the_papers_training_as_a_preset(helpers) -> None:
     config = load("ChoirRec")
-    assert (config["learner"], config["learning_rate"], config["lr_final"]) == (
+    paper = config["training_presets"]["paper"]
+    assert (paper["learner"], paper["learning_rate"], paper["lr_final"]) == (
         "adagrad",
         0.01,
         0.001,
     )
-    assert config["train_batch_size"] == 1024
+    assert paper["train_batch_size"] == 1024
     model = ChoirRec({**helpers.config(), **config}, helpers.dataset())
     assert model.widths == (256, 128, 64)
     assert model.embedding_size == 16
