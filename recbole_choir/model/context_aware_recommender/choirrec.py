@@ -181,6 +181,7 @@ class ChoirRec(ChoirRecommender):
                 s.kd_detach_teacher,
                 s.kd_alpha_mode,
                 s.use_qual_gate,
+                s.kd_reduction,
             )
 
     def user_values(self, interaction: Interaction) -> list[torch.Tensor]:
