@@ -62,6 +62,16 @@ def test_kl_by_hand_and_finite_at_the_extremes() -> None:
     assert torch.isfinite(student.grad).all()
 
 
+def test_kl_is_bounded_on_the_student_and_not_on_a_live_teacher() -> None:
+    teacher = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    student = torch.tensor([-400.0, -4.0, 400.0], dtype=torch.float64, requires_grad=True)
+    kl_loss(teacher, student, 2.0).sum().backward()
+    p = 1 / (1 + math.exp(2))
+    assert student.grad.tolist() == pytest.approx([-0.5 / 2, (p - 0.5) / 2, 0.5 / 2])
+    # p_t (1 - p_t) (z_t - z_s) / T^2
+    assert teacher.grad.tolist() == pytest.approx([0.25 * 400 / 4, 0.25 * 4 / 4, -0.25 * 400 / 4])
+
+
 def test_equation_8_by_hand() -> None:
     n_buy = torch.tensor([4.0, 3.0, 9.0, 4.0])
     teacher = torch.tensor([logit(0.61), logit(0.99), logit(0.55), logit(0.3)])
