@@ -351,10 +351,6 @@ class ChoirRec(ChoirRecommender):
     def epoch_diagnostics(self) -> dict[str, float]:
         """Gates over the epoch's training rows so far.
 
-        ``frac_qualified``, ``frac_margin_active`` (of the qualified), ``mean_alpha_distill``,
-        ``mean_alpha_fusion`` and ``mean_alpha_fusion_level_1`` (least active) to ``_5``. The paper
-        reports level 1 at about 2.1 times level 5.
-
         How much distillation weighs beside the BCE of the fused logit, as norms of gradients over
         the rows of the epoch:
 
@@ -367,5 +363,9 @@ class ChoirRec(ChoirRecommender):
           with ``kd_alpha_mode: detach``; left out unless both gates are learned.
 
         A ratio without any gradient of the BCE (``fusion_gate: 0``) is left out.
+
+        ``frac_qualified``, ``frac_margin_active`` (of the qualified), ``mean_alpha_distill``,
+        ``mean_alpha_fusion`` and ``mean_alpha_fusion_level_1`` (least active) to ``_5``. The paper
+        reports level 1 at about 2.1 times level 5.
         """
         return self.meter.report()
