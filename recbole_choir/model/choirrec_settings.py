@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from recbole_choir.errors import ConfigError
-from recbole_choir.model.layers.distillation import ALPHA_MODES, KD_LOSSES
+from recbole_choir.model.layers.distillation import ALPHA_MODES, KD_LOSSES, REDUCTIONS
 from recbole_choir.model.settings import (
     ConfigLike,
     read,
@@ -44,6 +44,7 @@ _PAPER: Final[Mapping[str, Any]] = MappingProxyType(
         "kd_temperature": 2.0,
         "kd_margin": 0.05,
         "kd_alpha_mode": "literal",
+        "kd_reduction": "mean",
         "kd_detach_teacher": True,
         "use_qual_gate": True,
         "use_alpha_distill": True,
@@ -133,6 +134,7 @@ class ChoirRecSettings:
     kd_temperature: float
     kd_margin: float
     kd_alpha_mode: str
+    kd_reduction: str
     kd_detach_teacher: bool
     use_qual_gate: bool
     use_alpha_distill: bool
@@ -212,6 +214,7 @@ class ChoirRecSettings:
             kd_temperature=number("kd_temperature", 1e-3),
             kd_margin=number("kd_margin", 0.0, 1.0),
             kd_alpha_mode=choice("kd_alpha_mode", ALPHA_MODES),
+            kd_reduction=choice("kd_reduction", REDUCTIONS),
             kd_detach_teacher=flag("kd_detach_teacher"),
             use_qual_gate=flag("use_qual_gate"),
             use_alpha_distill=flag("use_alpha_distill"),

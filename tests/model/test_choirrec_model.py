@@ -442,6 +442,110 @@ def test_diagnostics_of_an_epoch(helpers) -> None:
     assert model.epoch_diagnostics() == {}
 
 
+def measured_ratios(model: ChoirRec, batches: list[Any]) -> dict[str, float]:
+    """The ratios of the epoch's diagnostics by autograd, from the losses and the gates' logits."""
+    student = "individual" if model.settings.kd_direction == "group_to_individual" else "group"
+    logits: dict[str, torch.Tensor] = {}
+    hooks = [
+        head.register_forward_hook(lambda *call, name=name: logits.__setitem__(name, call[2]))
+        for name in ("distill", "fusion")
+        if model.reliability is not None and (head := getattr(model.reliability, name)) is not None
+    ]
+    squares: dict[tuple[str, str], float] = {}
+
+    def count(loss: torch.Tensor, name: str, at: torch.Tensor) -> None:
+        found = torch.autograd.grad(loss, at, retain_graph=True, allow_unused=True)[0]
+        size = 0.0 if found is None else found.double().square().sum().item()
+        squares[name] = squares.get(name, 0.0) + size
+
+    for batch in batches:
+        out = model.channels(batch)
+        kd = model.settings.kd_lambda * model.distil(out, batch["n_buy"]).loss
+        bce = model.bce(out.fused, batch)
+        count(kd, "kd", getattr(out, student))
+        count(bce, "bce", getattr(out, student))
+        if len(logits) == 2:
+            if logits["distill"].requires_grad:
+                count(kd, "kd alpha", logits["distill"])
+            count(bce, "bce alpha", logits["fusion"])
+    for hook in hooks:
+        hook.remove()
+    ratios = {f"kd_grad_ratio_{student}": (squares["kd"] / squares["bce"]) ** 0.5}
+    if "bce alpha" in squares:
+        ratio = squares.get("kd alpha", 0.0) / squares["bce alpha"]
+        ratios["kd_grad_ratio_alpha"] = ratio**0.5
+    return ratios
+
+
+def reported_ratios(model: ChoirRec, batches: list[Any]) -> dict[str, float]:
+    model.on_epoch_start(0)
+    for batch in batches:
+        model.calculate_loss(batch)
+    return {k: v for k, v in model.epoch_diagnostics().items() if "ratio" in k}
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("mode", ["literal", "selfnorm", "detach"])
+@pytest.mark.parametrize("loss", ["margin", "kl"])
+@pytest.mark.parametrize("direction", ["individual_to_group", "group_to_individual"])
+def test_gradient_ratios_are_those_of_autograd(
+    helpers, direction: str, loss: str, mode: str, reduction: str
+) -> None:
+    model = helpers.choir(
+        theta_conf=0.02,
+        kd_margin=0.01,
+        kd_lambda=0.7,
+        kd_direction=direction,
+        kd_loss=loss,
+        kd_alpha_mode=mode,
+        kd_reduction=reduction,
+        aux_bce=0.3,  # a loss of the channel's own is no part of the ratio
+    )
+    batches = [helpers.batch(seed=seed) for seed in (0, 1)]
+    expected = measured_ratios(model, batches)
+    assert reported_ratios(model, batches) == pytest.approx(expected, rel=1e-5, abs=0)
+    student = "group" if direction == "individual_to_group" else "individual"
+    assert expected[f"kd_grad_ratio_{student}"] > 0
+    assert (expected["kd_grad_ratio_alpha"] > 0) == (mode != "detach")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"fusion_gate": 0.3}, {"use_alpha_distill": False}, {"kd_detach_teacher": False}],
+    ids=lambda s: next(iter(s)),
+)
+def test_gradient_ratios_where_a_gate_is_fixed_or_the_teacher_live(helpers, settings: Any) -> None:
+    model, batch = live_kd(helpers, **settings), helpers.batch()
+    expected = measured_ratios(model, [batch])
+    assert ("kd_grad_ratio_alpha" in expected) == ("kd_detach_teacher" in settings)
+    assert reported_ratios(model, [batch]) == pytest.approx(expected, rel=1e-5, abs=0)
+
+
+def test_gradient_ratios_follow_lambda_and_reduction(helpers) -> None:
+    batch = helpers.batch()
+    n = len(batch)
+    once = reported_ratios(live_kd(helpers), [batch])
+    assert set(once) == {"kd_grad_ratio_group", "kd_grad_ratio_alpha"}
+    for settings, factor in (({"kd_reduction": "sum"}, n), ({"kd_lambda": 0.05}, 10)):
+        more = reported_ratios(live_kd(helpers, **settings), [batch])
+        assert more == pytest.approx({k: factor * v for k, v in once.items()}, rel=1e-6)
+    assert set(reported_ratios(live_kd(helpers, kd_lambda=0.0), [batch]).values()) == {0.0}
+    assert set(reported_ratios(helpers.choir(theta_act=1e9), [batch]).values()) == {0.0}
+    assert reported_ratios(live_kd(helpers, fusion_gate=0), [batch]) == {}
+    assert reported_ratios(helpers.choir(use_kd=False), [batch]) == {}
+
+
+def test_a_sum_adds_n_times_as_much_to_the_loss(helpers) -> None:
+    batch = helpers.batch()
+    plain = live_kd(helpers, kd_lambda=0.0).calculate_loss(batch)
+    mean, total = (
+        live_kd(helpers, kd_reduction=r, kd_lambda=0.5).calculate_loss(batch) - plain
+        for r in ("mean", "sum")
+    )
+    assert mean > 0
+    torch.testing.assert_close(total, len(batch) * mean, rtol=1e-3, atol=0)
+
+
 def test_prediction_counts_nothing(helpers) -> None:
     model = helpers.choir().eval()
     model.predict(helpers.batch())

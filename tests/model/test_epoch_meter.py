@@ -46,3 +46,29 @@ def test_distillation_fractions_and_reset() -> None:
     meter.reset()
     assert meter.report() == {}
     assert meter.state_dict() == {}
+
+
+@pytest.mark.parametrize("student", ["group", "individual"])
+def test_ratios_of_gradients_over_all_batches(student: str) -> None:
+    meter = EpochMeter(student)
+    meter.add_student_gradients(torch.tensor([3.0, 0.0]), torch.tensor([1.0, 2.0]))
+    meter.add_student_gradients(torch.tensor([0.0, 4.0, 0.0]), torch.tensor([2.0, 4.0, 0.0]))
+    meter.add_alpha_gradients(torch.tensor([0.0, -1.0]), torch.tensor([-3.0, 4.0]))
+    assert meter.report() == pytest.approx(
+        {f"kd_grad_ratio_{student}": 5 / 5, "kd_grad_ratio_alpha": 1 / 5}
+    )
+    meter.reset()
+    assert meter.report() == {}
+
+
+def test_a_ratio_to_no_gradient_is_left_out() -> None:
+    meter = EpochMeter()
+    meter.add_student_gradients(torch.ones(2), torch.zeros(2))
+    meter.add_alpha_gradients(torch.zeros(2), torch.ones(2))
+    assert meter.report() == {"kd_grad_ratio_alpha": 0.0}
+
+
+def test_tiny_gradients_are_counted_in_double_precision() -> None:
+    meter = EpochMeter()
+    meter.add_student_gradients(torch.full((3,), 1e-25), torch.full((3,), 1e-24))
+    assert meter.report() == {"kd_grad_ratio_group": pytest.approx(0.1)}

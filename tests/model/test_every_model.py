@@ -32,6 +32,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "attr_impute": True,
             "kd_loss": "kl",
             "kd_alpha_mode": "selfnorm",
+            "kd_reduction": "sum",
             "aux_bce": 0.3,
         },
         "constant-gates": {"kd_alpha_mode": "detach", "fusion_gate": 0.5},

@@ -37,8 +37,8 @@ def test_the_paper_is_the_default() -> None:
     s = settings()
     assert s.variant == "paper"
     assert (s.kd_lambda, s.kd_temperature, s.kd_margin, s.theta_conf) == (0.005, 2.0, 0.05, 0.1)
-    assert (s.kd_loss, s.kd_direction, s.kd_alpha_mode) == (
-        "margin", "individual_to_group", "literal",
+    assert (s.kd_loss, s.kd_direction, s.kd_alpha_mode, s.kd_reduction) == (
+        "margin", "individual_to_group", "literal", "mean",
     )  # fmt: skip
     assert s.fusion_gate == "learned"
     assert s.theta_act is None
@@ -124,6 +124,7 @@ def test_implied_settings_and_contradictions() -> None:
         ({"fusion_gate": "half"}, "fusion_gate: expected learned or a number"),
         ({"fusion_gate": 1.5}, r"fusion_gate: expected a number in \[0, 1\]"),
         ({"kd_alpha_mode": "literally"}, "did you mean 'literal'"),
+        ({"kd_reduction": "max"}, "kd_reduction: expected one of mean, sum, got 'max'"),
         ({"group_code_size": 0}, "group_code_size: expected a whole number of at least 1, got 0"),
         ({"reliability_hidden": []}, "reliability_hidden: expected a list of at least 1"),
     ],

@@ -77,7 +77,8 @@ class ChoirRec(ChoirRecommender):
         group_width = self._build_group_encoders(config)
         self._build_channels(group_width)
         self._build_collaboration(inputs)
-        self.meter = EpochMeter()
+        to_individual = self.settings.kd_direction == GROUP_TO_INDIVIDUAL
+        self.meter = EpochMeter("individual" if to_individual else "group")
 
     @classmethod
     def needs(cls, config: ConfigLike) -> frozenset[str]:
@@ -181,6 +182,7 @@ class ChoirRec(ChoirRecommender):
                 s.kd_detach_teacher,
                 s.kd_alpha_mode,
                 s.use_qual_gate,
+                s.kd_reduction,
             )
 
     def user_values(self, interaction: Interaction) -> list[torch.Tensor]:
@@ -303,6 +305,7 @@ class ChoirRec(ChoirRecommender):
         if distilled is not None:
             loss = loss + s.kd_lambda * distilled.loss
             self.meter.add_distillation(distilled.qualified, distilled.active, out.alpha_distill)
+            self._compare_gradients(interaction, out, distilled)
         if s.aux_bce > 0:
             loss = loss + s.aux_bce * self.bce(out.group, interaction)
         if s.aux_bce_individual > 0:
@@ -311,6 +314,36 @@ class ChoirRec(ChoirRecommender):
             self.meter.add_fusion(n_buy, out.alpha_fusion)
         return loss
 
+    @torch.no_grad()
+    def _compare_gradients(
+        self, interaction: Interaction, out: ChannelOutputs, distilled: Distilled
+    ) -> None:
+        """Count the gradients of ``lambda L_KD`` and of ``BCE(z)`` where both arrive.
+
+        In closed form, so that no second backward pass is needed. With N rows, y the label, a_f
+        alpha_fusion and r = (sigma(z) - y) / N (Eq. 10, 12)::
+
+            dBCE/dz_group = a_f r          dBCE/dz_individual = (1 - a_f) r
+            dBCE/da_f     = (z_group - z_individual) r
+
+        A gradient on a gate a is one on its logit by a (1 - a).
+        """
+        if out.group is None:  # never with a distillation step
+            return
+        s, fused = self.settings, out.fused.double()
+        label = interaction[self.LABEL].to(fused.dtype)
+        residual = (torch.sigmoid(fused) - label) / fused.shape[0]
+        fusion = out.alpha_fusion
+        gate = float(s.fusion_gate) if fusion is None else fusion.double()
+        share = 1 - gate if s.kd_direction == GROUP_TO_INDIVIDUAL else gate
+        self.meter.add_student_gradients(s.kd_lambda * distilled.student_gradient, share * residual)
+        if out.alpha_distill is None or distilled.alpha_gradient is None or fusion is None:
+            return
+        on_fusion = (out.group.double() - out.individual.double()) * residual * gate * (1 - gate)
+        alpha = out.alpha_distill.double()
+        on_distill = s.kd_lambda * distilled.alpha_gradient * alpha * (1 - alpha)
+        self.meter.add_alpha_gradients(on_distill, on_fusion)
+
     def on_epoch_start(self, epoch: int) -> None:
         """Start counting the gates and attentions of this epoch."""
         super().on_epoch_start(epoch)
@@ -318,6 +351,19 @@ class ChoirRec(ChoirRecommender):
 
     def epoch_diagnostics(self) -> dict[str, float]:
         """Gates over the epoch's training rows so far.
+
+        How much distillation weighs beside the BCE of the fused logit, as norms of gradients over
+        the rows of the epoch:
+
+        - ``kd_grad_ratio_group``: of ``lambda L_KD`` over that of the BCE, on the logit z_group,
+          through which both reach the group channel. With ``kd_direction: group_to_individual`` it
+          is ``kd_grad_ratio_individual``, on z_individual, the student there. Losses of a channel's
+          own (``aux_bce``) and what a live teacher gets are not in it.
+        - ``kd_grad_ratio_alpha``: of ``lambda L_KD`` on the logit of alpha_distill over that of the
+          BCE on the logit of alpha_fusion, through which each reaches the reliability network. 0
+          with ``kd_alpha_mode: detach``; left out unless both gates are learned.
+
+        A ratio without any gradient of the BCE (``fusion_gate: 0``) is left out.
 
         ``frac_qualified``, ``frac_margin_active`` (of the qualified), ``mean_alpha_distill``,
         ``mean_alpha_fusion`` and ``mean_alpha_fusion_level_1`` (least active) to ``_5``. The paper

@@ -14,23 +14,36 @@ class EpochMeter(nn.Module):
 
     The mean fusion gate is reported for five activity levels: rows sorted by their user's
     purchases before the row and cut into five equal parts, rows of equal counts kept together.
+
+    How much distillation weighs is reported as the norm of its gradient over that of the BCE, each
+    over all rows of the epoch: ``sqrt(sum of squares / sum of squares)``.
+
+    Args:
+        student: The channel that distillation trains, ``group`` or ``individual``; it names the
+            ratio on that channel's logit.
     """
 
     totals: torch.Tensor
     by_count: torch.Tensor
+    squares: torch.Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, student: str = "group") -> None:
         super().__init__()
+        self.student = student
         # rows, qualified, active, sum of alpha_distill, rows with a distillation step
         self.register_buffer("totals", torch.zeros(5, dtype=torch.float64), persistent=False)
         # rows and sum of alpha_fusion by number of purchases
         shape = (N_COUNTS, 2)
         self.register_buffer("by_count", torch.zeros(shape, dtype=torch.float64), persistent=False)
+        # squared gradients of distillation and BCE (columns) on the student's logit and on the
+        # logits of the reliability heads (rows)
+        self.register_buffer("squares", torch.zeros((2, 2), dtype=torch.float64), persistent=False)
 
     def reset(self) -> None:
         """Forget everything counted so far."""
         self.totals.zero_()
         self.by_count.zero_()
+        self.squares.zero_()
 
     @torch.no_grad()
     def add_distillation(
@@ -50,8 +63,22 @@ class EpochMeter(nn.Module):
         self.by_count.index_add_(0, slot, pairs)
         self.totals[0] += alpha.shape[0]
 
+    @torch.no_grad()
+    def add_student_gradients(self, distillation: torch.Tensor, bce: torch.Tensor) -> None:
+        """Count a batch's gradients ``[B]`` on the student's logit."""
+        self.squares[0] += self._squares(distillation, bce)
+
+    @torch.no_grad()
+    def add_alpha_gradients(self, distillation: torch.Tensor, bce: torch.Tensor) -> None:
+        """Count a batch's gradients ``[B]`` on the logits of alpha_distill and alpha_fusion."""
+        self.squares[1] += self._squares(distillation, bce)
+
+    def _squares(self, distillation: torch.Tensor, bce: torch.Tensor) -> torch.Tensor:
+        pair = torch.stack([distillation.to(self.squares.dtype), bce.to(self.squares.dtype)])
+        return pair.square().sum(1)
+
     def report(self) -> dict[str, float]:
-        """Figures of the epoch so far; what has no rows is left out."""
+        """Figures of the epoch so far; what has no rows, or no BCE to compare with, is left out."""
         rows, qualified, active, alpha, distilled = self.totals.tolist()
         figures: dict[str, float] = {}
         if distilled:
@@ -59,6 +86,10 @@ class EpochMeter(nn.Module):
             figures["mean_alpha_distill"] = alpha / distilled
         if qualified:
             figures["frac_margin_active"] = active / qualified
+        names = (f"kd_grad_ratio_{self.student}", "kd_grad_ratio_alpha")
+        for name, (distillation, bce) in zip(names, self.squares.tolist(), strict=True):
+            if bce > 0:
+                figures[name] = (distillation / bce) ** 0.5
         if rows:
             count, gate = self.by_count.cpu().unbind(1)
             figures["mean_alpha_fusion"] = float(gate.sum() / rows)
