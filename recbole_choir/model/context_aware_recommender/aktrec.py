@@ -147,7 +147,6 @@ class AKTRec(ChoirRecommender):
             inputs.clusters,
             inputs.items,
             (self.user_width, self.item_width),
-            (self._log_exposures("user"), self._log_exposures("item")),
             s.clust_mode,
             s.clust_weight,
             s.clust_keep,
