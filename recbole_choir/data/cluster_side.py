@@ -35,6 +35,8 @@ class ClusterSide:
         partner_ids: int64 ``[P]``.
         partner_cum: float64 ``[P + 1]`` cumulative weight: sqrt of the training rows for heads, 1
             for tails (A3).
+        log_exposures: float32 ``[S + 1, n]`` log(1 + exposures) before each snapshot, as it is:
+            ``stats`` hold it standardised and clipped. None where nobody weights by it.
 
     References:
         AKT-Rec 3.2.1, Eq. 4 and 3.2.2, Eq. 9; PAPER_GAPS A3, A4, A18, A21.
@@ -50,6 +52,7 @@ class ClusterSide:
     partner_end: torch.Tensor
     partner_ids: torch.Tensor
     partner_cum: torch.Tensor
+    log_exposures: torch.Tensor | None = None
 
     @classmethod
     def build(
@@ -60,6 +63,7 @@ class ClusterSide:
         stats: torch.Tensor,
         train_rows: NDArray[np.integer],
         tail: NDArray[np.bool_],
+        log_exposures: torch.Tensor | None = None,
     ) -> ClusterSide:
         """Find the partners of every id.
 
@@ -70,6 +74,7 @@ class ClusterSide:
             stats: float32 ``[S + 1, n, p]``.
             train_rows: ``[n]`` training rows of each id.
             tail: bool ``[n]`` tail ids; the padding id counts as neither whatever this says.
+            log_exposures: float32 ``[S + 1, n]``, see the attribute.
 
         Raises:
             DataError: Arrays of different numbers of ids.
@@ -97,6 +102,7 @@ class ClusterSide:
             partner_end=torch.from_numpy(partners.end),
             partner_ids=torch.from_numpy(partners.ids),
             partner_cum=torch.from_numpy(partners.cumulative),
+            log_exposures=log_exposures,
         )
 
     def draw_partners(self, ids: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:

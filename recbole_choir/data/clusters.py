@@ -15,7 +15,12 @@ from recbole_choir.data.fields import ITEM_STATS, USER_STATS
 from recbole_choir.data.group_tables import GroupTables
 from recbole_choir.data.item_tables import ItemTables
 from recbole_choir.data.rows import RowInputs
-from recbole_choir.data.statistics import Standardizer, item_activity, user_activity
+from recbole_choir.data.statistics import (
+    ITEM_STAT_NAMES,
+    USER_STAT_NAMES,
+    item_activity,
+    user_activity,
+)
 
 logger = logging.getLogger("recbole_choir")
 
@@ -79,17 +84,19 @@ class Clusters:
                 groups.user_group,
                 groups.user_codes,
                 groups.n_groups,
-                _stacked(rows.scales[USER_STATS], user_stats, n_users),
+                _by_snapshot(rows.scales[USER_STATS].apply(user_stats), n_users),
                 np.bincount(train.user, minlength=n_users),
                 tail_user,
+                _by_snapshot(user_stats[:, USER_STAT_NAMES.index("log_exposures")], n_users),
             ),
             items=ClusterSide.build(
                 items.item_cluster,
                 items.item_codes,
                 items.n_clusters,
-                _stacked(rows.scales[ITEM_STATS], item_stats, n_items),
+                _by_snapshot(rows.scales[ITEM_STATS].apply(item_stats), n_items),
                 np.bincount(train.item, minlength=n_items),
                 tail_item,
+                _by_snapshot(item_stats[:, ITEM_STAT_NAMES.index("log_exposures")], n_items),
             ),
             behaviour=ClusterBehaviour.build(
                 counted.take(counted.label > 0),
@@ -131,9 +138,8 @@ def _each_snapshot(
     return ids, np.append(-np.inf, np.repeat(times, n))
 
 
-def _stacked(scale: Standardizer, raw: NDArray[np.float64], n: int) -> torch.Tensor:
-    """Standardised statistics float32 ``[S + 1, n, p]`` of what :func:`_each_snapshot` asked."""
-    values = scale.apply(raw)
-    rest = values[1:].reshape(-1, n, values.shape[1])
-    first = np.broadcast_to(values[:1], (1, n, values.shape[1]))
-    return torch.from_numpy(np.concatenate([first, rest]))
+def _by_snapshot(values: NDArray[np.floating], n: int) -> torch.Tensor:
+    """What :func:`_each_snapshot` asked, ``[1 + S n, ...]``, as float32 ``[S + 1, n, ...]``."""
+    rest = values[1:].reshape(-1, n, *values.shape[1:])
+    first = np.broadcast_to(values[:1], (1, *rest.shape[1:]))
+    return torch.from_numpy(np.concatenate([first, rest]).astype(np.float32))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from recbole_choir.data.counting import Floats, Membership, about_counts, own_counts
 from recbole_choir.data.group_statistics import GroupStatistics, standardize_groups
-from recbole_choir.data.statistics import Events, population_rate
+from recbole_choir.data.statistics import STATS_CLIP, Events, population_rate
 
 #: User cluster x item cluster, the user's own events left out.
 CLUSTER_COLUMNS: Final = (
@@ -162,13 +162,16 @@ def cross_statistics(
 
 
 def standardize_cross(
-    stats: CrossStatistics, train: NDArray[np.integer] | NDArray[np.bool_] | slice
+    stats: CrossStatistics,
+    train: NDArray[np.integer] | NDArray[np.bool_] | slice,
+    clip: float | None = STATS_CLIP,
 ) -> NDArray[np.float32]:
-    """Standardise each column over the training rows that have it, clip at +-6, zero elsewhere.
+    """Standardise each column over the training rows that have it, clip, zero elsewhere.
 
     Args:
         stats: Raw statistics of rows.
         train: The training rows.
+        clip: Largest absolute value, in standard deviations; None: no clip.
 
     Returns:
         float32 ``[N, q]``.
@@ -176,5 +179,5 @@ def standardize_cross(
     columns = []
     for c, name in enumerate(stats.names):
         one = GroupStatistics(stats.values[:, c : c + 1], stats.known[:, c], (name,))
-        columns.append(standardize_groups(one, train))
+        columns.append(standardize_groups(one, train, clip))
     return np.concatenate(columns, axis=1)

@@ -12,14 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recbole_choir.data.counting import Membership, about_counts
-from recbole_choir.data.statistics import Events, population_rate
+from recbole_choir.data.statistics import (
+    STATS_CLIP,
+    Events,
+    clip_statistics,
+    population_rate,
+)
 
 Floats = NDArray[np.float64]
 
 ITEM_COLUMNS = ("item_log_exposures", "item_log_positives", "item_lift")
 CATEGORY_COLUMNS = ("category_log_exposures", "category_log_positives", "category_lift")
-#: Standardised values are clipped here, so that a rare group cannot dominate a batch.
-CLIP = 6.0
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,18 @@ def group_statistics(
 
 
 def standardize_groups(
-    stats: GroupStatistics, train: NDArray[np.integer] | NDArray[np.bool_] | slice
+    stats: GroupStatistics,
+    train: NDArray[np.integer] | NDArray[np.bool_] | slice,
+    clip: float | None = STATS_CLIP,
 ) -> NDArray[np.float32]:
-    """Standardise over the training rows with a group, clip at +-6, zero elsewhere: float32."""
+    """Standardise over the training rows with a group, clip, zero elsewhere: float32.
+
+    Args:
+        stats: Raw statistics of rows.
+        train: The training rows.
+        clip: Largest absolute value, in standard deviations, so that a rare group cannot dominate a
+            batch; None: no clip.
+    """
     mask = np.zeros(len(stats.known), dtype=bool)
     mask[train] = True
     mask &= stats.known
@@ -92,4 +104,4 @@ def standardize_groups(
     fitted = stats.values[mask]
     scale = fitted.std(axis=0)
     out = (stats.values - fitted.mean(axis=0)) / np.where(scale > 1e-8, scale, 1.0)
-    return np.where(stats.known[:, None], np.clip(out, -CLIP, CLIP), 0.0).astype(np.float32)
+    return np.where(stats.known[:, None], clip_statistics(out, clip), np.float32(0))

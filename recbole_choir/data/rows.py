@@ -32,6 +32,7 @@ from recbole_choir.data.soft_groups import SoftGroups
 from recbole_choir.data.split import is_time_split, time_order
 from recbole_choir.data.statistics import (
     ITEM_STAT_NAMES,
+    STATS_CLIP,
     USER_STAT_NAMES,
     ActivityStatistics,
     Events,
@@ -43,6 +44,8 @@ from recbole_choir.errors import ConfigError, DataError
 
 logger = logging.getLogger("recbole_choir")
 
+#: Standardised lifts and own scores are clipped here, so that a rare item cannot dominate a batch.
+LIFT_CLIP = 6.0
 #: Pointers into the pool of positives, and into that of all labelled events: int64 ``[N]``.
 HIST_START, HIST_END = "hist_start", "hist_end"
 LABELLED_START, LABELLED_END = "labelled_start", "labelled_end"
@@ -61,6 +64,8 @@ class RowInputs:
         columns: Name -> ``[N]`` or ``[N, k]`` array, one entry per row and never one per slot.
         theta_act: 80th percentile of the positives per user in the training rows.
         scales: How ``USER_STATS`` and ``ITEM_STATS`` were standardised.
+        stats_clip: Largest absolute value of a standardised statistic of a user, an item, a group
+            or a pair of clusters; None: no clip. Lifts have :data:`LIFT_CLIP`.
         categories: ``[n_items, k]`` category ids that the statistics were counted with, or None.
     """
 
@@ -73,6 +78,7 @@ class RowInputs:
     theta_act: float = 1.0
     scales: dict[str, Standardizer] = field(default_factory=dict)
     categories: NDArray[np.integer] | None = None
+    stats_clip: float | None = STATS_CLIP
 
     @classmethod
     def build(
@@ -83,6 +89,7 @@ class RowInputs:
         categories: NDArray[np.integer] | None = None,
         labelled_history: bool = False,
         past: Events | None = None,
+        stats_clip: float | None = STATS_CLIP,
     ) -> RowInputs:
         """Compute pointers and statistics.
 
@@ -97,6 +104,7 @@ class RowInputs:
             past: Positives that are no rows (purchases of what was not shown). They belong to the
                 histories and to what is counted of users, not to rates of items. With scope
                 ``train`` only those up to the last training row.
+            stats_clip: As the attribute.
 
         Raises:
             ConfigError: ``all`` is asked for where the split is not one in time.
@@ -121,6 +129,7 @@ class RowInputs:
             if labelled_history
             else None,
             categories=categories,
+            stats_clip=stats_clip,
         )
         columns = rows.columns
         columns[HIST_START], columns[HIST_END] = rows.history.pointers(events.user, events.time)
@@ -136,7 +145,7 @@ class RowInputs:
             (USER_STATS, stats.user, USER_STAT_NAMES),
             (ITEM_STATS, stats.item, ITEM_STAT_NAMES),
         ):
-            rows.scales[name] = Standardizer.fit(raw, train, names)
+            rows.scales[name] = Standardizer.fit(raw, train, names, stats_clip)
             columns[name] = rows.scales[name].apply(raw)
         columns[N_BUY] = stats.n_buy.astype(np.float32)
         rows.theta_act = _activity_threshold(rows.known_in_training(past))
@@ -186,7 +195,7 @@ class RowInputs:
         stats = group_statistics(
             self.counted, self.events, self.columns[SNAPSHOT], groups.membership, categories, prior
         )
-        self.columns[GROUP_STATS] = standardize_groups(stats, self.parts[0])
+        self.columns[GROUP_STATS] = standardize_groups(stats, self.parts[0], self.stats_clip)
         return stats.names
 
     def attach_cross_statistics(
@@ -210,7 +219,7 @@ class RowInputs:
             self.categories,
             prior,
         )
-        self.columns[CROSS_STATS] = standardize_cross(stats, self.parts[0])
+        self.columns[CROSS_STATS] = standardize_cross(stats, self.parts[0], self.stats_clip)
         return stats.names
 
     def attach_lifts(
@@ -243,10 +252,10 @@ class RowInputs:
         bought = known.take(known.label > 0)
         moments = counted_until(self.events.time, snapshot, snapshot_times, refresh_days)
         lifts = soft_lifts(bought, self.events, snapshot, moments, groups, sources, prior)
-        columns, names = standardize_cross(lifts, self.parts[0]), lifts.names
+        columns, names = standardize_cross(lifts, self.parts[0], LIFT_CLIP), lifts.names
         if mass:
             behind = neighbourhood_mass(bought, self.events, snapshot, moments, groups)
-            columns = np.hstack([columns, standardize_cross(behind, self.parts[0])])
+            columns = np.hstack([columns, standardize_cross(behind, self.parts[0], LIFT_CLIP)])
             names += behind.names
         self.columns[LIFTS] = columns
         return names
@@ -261,7 +270,7 @@ class RowInputs:
             The names of the columns.
         """
         scores = own_scores(self.events, self.columns[SNAPSHOT], spaces)
-        self.columns[OWN_SCORES] = standardize_cross(scores, self.parts[0])
+        self.columns[OWN_SCORES] = standardize_cross(scores, self.parts[0], LIFT_CLIP)
         return scores.names
 
     def of_part(self, part: int) -> dict[str, NDArray[Any]]:

@@ -26,6 +26,22 @@ USER_STAT_NAMES = (
 ITEM_STAT_NAMES = ("log_exposures", "log_positives", "positive_rate", "log_age_days")
 #: Columns that are 0/1 flags: never standardised.
 FLAGS = ("is_new",)
+#: Default of ``stats_clip``, in standard deviations: further out lie the fill of a missing recency
+#: (15 of them on ml-100k) and ids far from what training saw, which a network only extrapolates to.
+STATS_CLIP = 4.0
+
+
+def clip_statistics(values: Floats, limit: float | None) -> NDArray[np.float32]:
+    """Bring standardised statistics into ``[-limit, limit]``, then cast: the one place that does.
+
+    Args:
+        values: Any shape, in standard deviations.
+        limit: ``stats_clip``; None: no clip.
+
+    Returns:
+        float32 of the same shape.
+    """
+    return (values if limit is None else np.clip(values, -limit, limit)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -196,17 +212,19 @@ class Standardizer:
 
     A missing value (NaN: no event yet) becomes the largest value seen in training rows, which is
     what "longest ago" means, and is told apart by the flag column. Flags stay 0 or 1; a column
-    without any value in training is 0.
+    without any value in training is 0. Everything else is clipped, the fill included.
 
     Args:
         names: Names of the p columns.
         mean, scale, fill: ``[p]``; NaN for flags and for columns without a value in training.
+        clip: Largest absolute value, in standard deviations; None: no clip.
     """
 
     names: tuple[str, ...]
     mean: Floats
     scale: Floats
     fill: Floats
+    clip: float | None = STATS_CLIP
 
     @classmethod
     def fit(
@@ -214,6 +232,7 @@ class Standardizer:
         raw: Floats,
         train: NDArray[np.integer] | NDArray[np.bool_] | slice,
         names: tuple[str, ...],
+        clip: float | None = STATS_CLIP,
     ) -> Standardizer:
         """Take mean and standard deviation of ``[N, p]`` over the training rows.
 
@@ -228,10 +247,10 @@ class Standardizer:
             deviation = float(fitted.std())
             mean[c], scale[c] = fitted.mean(), deviation if deviation > 1e-8 else 1.0
             fill[c] = fitted.max()
-        return cls(names, mean, scale, fill)
+        return cls(names, mean, scale, fill, clip)
 
     def apply(self, raw: Floats) -> NDArray[np.float32]:
-        """Standardise ``[N, p]``: float32, finite everywhere."""
+        """Standardise and clip ``[N, p]``: float32, finite everywhere."""
         out = np.empty(raw.shape, dtype=np.float32)
         for c, name in enumerate(self.names):
             column = raw[:, c]
@@ -241,15 +260,18 @@ class Standardizer:
                 out[:, c] = 0.0
             else:
                 column = np.where(np.isfinite(column), column, self.fill[c])
-                out[:, c] = (column - self.mean[c]) / self.scale[c]
+                out[:, c] = clip_statistics((column - self.mean[c]) / self.scale[c], self.clip)
         return out
 
 
 def standardize(
-    raw: Floats, train: NDArray[np.integer] | NDArray[np.bool_] | slice, names: tuple[str, ...]
+    raw: Floats,
+    train: NDArray[np.integer] | NDArray[np.bool_] | slice,
+    names: tuple[str, ...],
+    clip: float | None = STATS_CLIP,
 ) -> NDArray[np.float32]:
     """Fit a :class:`Standardizer` on the training rows and apply it to all: float32 ``[N, p]``."""
-    return Standardizer.fit(raw, train, names).apply(raw)
+    return Standardizer.fit(raw, train, names, clip).apply(raw)
 
 
 def _smooth(positives: Floats, exposures: Floats, prior: Floats) -> Floats:

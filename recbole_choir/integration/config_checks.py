@@ -116,6 +116,7 @@ KINDS: dict[str, str] = {
     "training": "str|null",
     "embedding_decay": "float|null",
     "sampled_negatives": "bool|null",
+    "stats_clip": "float|null",
     "warm_start": "str|dict|null",
     "raw_data_path": "str|null",
     "resume": "str|null",
@@ -278,6 +279,8 @@ def check_value(key: str, value: Any, defaults: Mapping[str, Any]) -> Any:
         raise ConfigError(f"{key}: expected at least 1, got {value!r}")
     if key == "learning_rate" and not (value > 0 and math.isfinite(value)):
         raise ConfigError(f"learning_rate: expected a number above 0, got {value!r}")
+    if key == "stats_clip" and value is not None and not (value > 0 and math.isfinite(value)):
+        raise ConfigError(f"stats_clip: expected a number above 0 or null, got {value!r}")
     return value
 
 

@@ -298,6 +298,7 @@ class ChoirDataset(Dataset):
             shared.categories,
             bool(config["labelled_history"]),
             self._past_events(),
+            config["stats_clip"],
         )
         train = parts[0]
         self._contexts(frames[2], order, train)

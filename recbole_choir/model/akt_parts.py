@@ -104,4 +104,5 @@ class AKTParts:
             s.cgae_gate,
             s.gate_hidden,
             self.size if s.r_dim == "m" else 1,
+            s.unseen_gate,
         )

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from recbole_choir.errors import ConfigError
+from recbole_choir.model.layers.adaptive_embedding import UNSEEN_GATES
 from recbole_choir.model.layers.cluster_average import MODES as CLUST_MODES
 from recbole_choir.model.layers.cluster_average import WEIGHTS as CLUST_WEIGHTS
 from recbole_choir.model.layers.cluster_embedding import MODES as CLUSTER_EMB
@@ -39,6 +40,7 @@ _PAPER: Final[Mapping[str, Any]] = MappingProxyType(
         "cluster_emb": "per_id",
         "cluster_init": "levels",
         "r_dim": 1,
+        "unseen_gate": "gate",
         "use_trans": True,
         "lambda1": 0.01,
         "lambda2": 0.1,
@@ -87,6 +89,7 @@ class AKTSettings:
     cluster_emb: str
     cluster_init: str
     r_dim: int | str
+    unseen_gate: str
     use_trans: bool
     lambda1: float
     lambda2: float
@@ -171,6 +174,7 @@ class AKTSettings:
             cluster_emb=choice("cluster_emb", CLUSTER_EMB),
             cluster_init=choice("cluster_init", CLUSTER_INIT),
             r_dim=_r_dim(config, values),
+            unseen_gate=choice("unseen_gate", UNSEEN_GATES),
             use_trans=flag("use_trans"),
             lambda1=number("lambda1"),
             lambda2=number("lambda2"),

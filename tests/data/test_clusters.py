@@ -16,7 +16,7 @@ from recbole_choir.data.fields import ITEM_STATS, USER_STATS
 from recbole_choir.data.group_tables import GroupTables
 from recbole_choir.data.item_tables import ItemTables
 from recbole_choir.data.rows import RowInputs
-from recbole_choir.data.statistics import Events
+from recbole_choir.data.statistics import USER_STAT_NAMES, Events
 from recbole_choir.errors import DataError
 
 # id: (cluster row in the newest snapshot, first code, second code, training rows, tail)
@@ -231,6 +231,29 @@ def test_statistics_of_a_snapshot_are_the_batch_columns_of_rows_at_its_time() ->
     # The padding item has no events at any time: as on the first day, but for the known rate.
     names = (0, 1, 3)
     assert torch.equal(clusters.items.stats[2, 0, names], clusters.items.stats[0, 0, names])
+
+
+def test_statistics_of_a_snapshot_are_clipped_and_exposures_stay_counts() -> None:
+    """A limit that nearly everything exceeds: averages by exposures must not see it."""
+    rows, groups, items = make_rows(), make_groups([10 * DAY, 30 * DAY]), make_items(2)
+    free = RowInputs.build(rows.events, rows.parts, stats_clip=None)
+    tight = RowInputs.build(rows.events, rows.parts, stats_clip=0.5)
+    wide, narrow = (build(groups, items, r) for r in (free, tight))
+    flag = USER_STAT_NAMES.index("is_new")
+    for name in ("users", "items"):
+        one, two = getattr(wide, name), getattr(narrow, name)
+        clipped = one.stats.clamp(-0.5, 0.5)
+        if name == "users":
+            clipped[..., flag] = one.stats[..., flag]
+        assert torch.equal(two.stats, clipped)
+        assert not torch.equal(one.stats, clipped)
+        assert torch.equal(one.log_exposures, two.log_exposures)
+    events = rows.events
+    for name, ids, n in (("users", events.user, 6), ("items", events.item, 8)):
+        counts = [np.zeros(n)]
+        counts += [np.bincount(ids[events.time < t * DAY], minlength=n) for t in (10, 30)]
+        got = getattr(narrow, name).log_exposures
+        np.testing.assert_allclose(got, np.log1p(counts), rtol=1e-6)
 
 
 def test_later_events_change_nothing_at_a_snapshot() -> None:

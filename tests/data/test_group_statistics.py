@@ -134,7 +134,9 @@ def test_values_are_clipped_and_training_without_groups_gives_zeros() -> None:
     assert not standardize_groups(stats, slice(0, 2)).any()
     stats.values[2] = 1e9
     stats.known[:] = [True, True, True]
-    assert standardize_groups(stats, slice(0, 2)).max() == 6.0
+    assert standardize_groups(stats, slice(0, 2)).max() == 4.0
+    assert standardize_groups(stats, slice(0, 2), clip=1.5).max() == 1.5
+    assert standardize_groups(stats, slice(0, 2), clip=None).max() > 1e6
 
 
 def test_without_categories_three_columns() -> None:

@@ -107,6 +107,30 @@ def test_group_statistics_change_where_they_may(groups: GroupTables) -> None:
     assert not columns[GROUP_STATS][columns[SNAPSHOT] == 0].any()
 
 
+def test_all_statistics_of_all_parts_are_clipped_and_a_limit_reaches_them(
+    groups: GroupTables,
+) -> None:
+    """Fitted on training rows, clipped on those and on the held-out ones alike."""
+    rows = events()
+    parts = time_parts(rows, (24.0, 27.0))
+
+    def columns(clip: float | None) -> dict[str, np.ndarray]:
+        out = RowInputs.build(rows, parts, categories=CATEGORIES, stats_clip=clip)
+        out.attach_snapshots(groups)
+        out.attach_group_statistics(groups, CATEGORIES, 2.0)
+        # The flag is no standardised value.
+        out.columns[USER_STATS] = np.delete(out.columns[USER_STATS], 5, axis=1)
+        return out.columns
+
+    free, tight = columns(None), columns(0.75)
+    for name in (USER_STATS, ITEM_STATS, GROUP_STATS):
+        assert np.array_equal(tight[name], np.clip(free[name], -0.75, 0.75)), name
+        for part in parts:
+            assert np.abs(free[name][part]).max() > 0.75, name
+            assert np.abs(tight[name][part]).max() == 0.75, name
+    assert np.array_equal(columns(4.0)[USER_STATS], np.clip(free[USER_STATS], -4, 4))
+
+
 def test_a_random_split_counts_training_rows_only() -> None:
     rows = events()
     shuffled = np.random.default_rng(0).permutation(60)

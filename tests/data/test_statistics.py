@@ -100,11 +100,47 @@ def test_population_rate_before_anything_is_one_half() -> None:
 
 def test_standardize_uses_training_rows_and_fills_missing_with_the_longest() -> None:
     raw = np.array([[1.0, 0.0, 5.0], [3.0, 1.0, np.nan], [100.0, 1.0, 9.0]])
-    out = standardize(raw, slice(0, 2), ("a", "is_new", "log_recency_days"))
+    out = standardize(raw, slice(0, 2), ("a", "is_new", "log_recency_days"), clip=None)
     assert out.dtype == np.float32
     assert out[:, 0].tolist() == [-1.0, 1.0, 98.0]  # mean 2, deviation 1
     assert out[:, 1].tolist() == [0.0, 1.0, 1.0]  # a flag stays a flag
     assert out[:, 2].tolist() == [0.0, 0.0, 4.0]  # one training value: shifted only
+
+
+def test_standardised_values_are_clipped_and_flags_are_not() -> None:
+    """Mean 2 and deviation 1; the fill of the missing value lies at (12 - 2) / sqrt(10) = 3.16."""
+    names = ("a", "is_new", "log_recency_days")
+    raw = np.array([[1.0, 0, 1], [3, 9, 1], [100, -9, np.nan], [-100, 1, 1], [5.9, 0, 1]])
+    raw = np.vstack([raw, np.tile([2.0, 0.0, 1.0], (8, 1)), [2.0, 0.0, 12.0]])
+    train = np.r_[0, 1, 5:14]  # of column 2: ten times 1, once 12: mean 2, deviation sqrt(10)
+    out = standardize(raw, train, names)
+    scale = math.sqrt(2 / 11)  # of column 0: 1, 3 and nine times 2
+    assert out[:2, 0].tolist() == pytest.approx([-1 / scale, 1 / scale])
+    assert out[2:5, 0].tolist() == [4.0, -4.0, 4.0]
+    assert out[:5, 1].tolist() == [0.0, 9.0, -9.0, 1.0, 0.0]
+    assert out[2, 2] == pytest.approx(math.sqrt(10))
+    assert standardize(raw, train, names, clip=2.5)[2, 2] == 2.5
+    free = standardize(raw, train, names, clip=None)
+    assert free[2:5, 0].tolist() == pytest.approx([98 / scale, -102 / scale, 3.9 / scale])
+    near = np.abs(free) < 4
+    assert np.array_equal(out[near], free[near])
+
+
+def test_a_missing_recency_is_no_outlier() -> None:
+    """One user came back after years, all others after an hour: a new user used to be at +15."""
+    hour, year = 3600.0, 365 * 86_400.0
+    n = 250
+    user = np.repeat(np.arange(1, n + 1), 2)
+    time = np.stack([np.arange(n) * hour, np.arange(1, n + 1) * hour], 1)
+    time[-1, 1] += 3 * year
+    events = Events(user, np.ones(2 * n, int), time.ravel(), np.ones(2 * n, np.float32))
+    raw = activity_statistics(events, events, None).user
+    column = USER_STAT_NAMES.index("log_recency_days")
+    assert standardize(raw, slice(None), USER_STAT_NAMES, None)[0, column] > 15
+    out = standardize(raw, slice(None), USER_STAT_NAMES)
+    assert out[0, column] == 4.0
+    assert out[0, USER_STAT_NAMES.index("is_new")] == 1.0
+    assert np.abs(out).max() == 4.0
 
 
 def test_a_column_without_any_training_value_is_zero() -> None:

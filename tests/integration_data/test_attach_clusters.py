@@ -248,6 +248,34 @@ def test_statistics_at_a_snapshot_are_those_of_a_row_at_its_time(
     assert clusters.users.stats[1, late, 5] == 1.0  # is_new
 
 
+def test_stats_clip_reaches_the_batches_of_every_part_and_the_snapshots(
+    make_config: Callable[..., Any], write_item_table: Callable[..., Path]
+) -> None:
+    def statistics(**values: Any) -> dict[str, Any]:
+        config = make_config(ReadsClusters, group_stats=True, shuffle=False, **values)
+        dataset = attached(config, write_item_table())
+        out: dict[str, Any] = {}
+        for part, loader in enumerate(data_preparation(config, dataset)):
+            batches = [b[0] if isinstance(b, tuple) else b for b in loader]
+            for name in (fields.USER_STATS, fields.ITEM_STATS, fields.GROUP_STATS):
+                out[f"{name} {part}"] = torch.cat([b[name] for b in batches])
+            out[f"cross {part}"] = torch.cat([b[fields.CROSS_STATS] for b in batches])
+        clusters = dataset.model_inputs.clusters
+        assert clusters is not None
+        return {**out, "snapshots": clusters.users.stats, "of items": clusters.items.stats}
+
+    free, default, tight = (
+        statistics(**values) for values in ({"stats_clip": None}, {}, {"stats_clip": 0.5})
+    )
+    for limit, clipped in ((4.0, default), (0.5, tight)):
+        for name, values in free.items():
+            want = values.clamp(-limit, limit)
+            if name == "snapshots" or name.startswith(fields.USER_STATS):
+                want[..., 5] = values[..., 5]  # is_new, a flag
+            assert torch.equal(clipped[name], want), name
+    assert all(not torch.equal(tight[name], free[name]) for name in free)
+
+
 def test_items_come_in_the_datasets_own_ids(
     make_config: Callable[..., Any], write_item_table: Callable[..., Path]
 ) -> None:

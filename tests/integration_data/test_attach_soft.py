@@ -109,6 +109,15 @@ def lifts_of(
     return build
 
 
+def test_stats_clip_leaves_lifts_and_own_scores_alone(
+    lifts_of: Callable[..., dict[Row, list[Any]]], rows_of_toy: list[Row]
+) -> None:
+    """They have a clip of their own, 6."""
+    whole = lifts_of(rows_of_toy)
+    assert lifts_of(rows_of_toy, stats_clip=0.1) == whole
+    assert max(abs(v) for rows in whole.values() for row in rows for v in row) > 1
+
+
 def test_shuffled_labels_of_held_out_rows_change_nothing(
     lifts_of: Callable[..., Any], rows_of_toy: list[Row]
 ) -> None:

@@ -184,8 +184,9 @@ def _side(
     rows[list(unseen)] = 0
     rows[0] = 0
     tail = rows < 20
+    log = (stats[..., 0] - stats[0, :, 0]).clamp_min(0)
     return ClusterSide.build(
-        cluster, codes, 1 + N_SNAPSHOTS * n_g, stats, rows.numpy(), tail.numpy()
+        cluster, codes, 1 + N_SNAPSHOTS * n_g, stats, rows.numpy(), tail.numpy(), log
     )
 
 

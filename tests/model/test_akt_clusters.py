@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from recbole_choir.data.clusters import ClusterBehaviour, ClusterSide
 from recbole_choir.data.item_tables import ItemTables
+from recbole_choir.errors import DataError
 from recbole_choir.model.layers.cluster_average import FLOOR, ClusterAverage
 from recbole_choir.model.layers.cluster_sequence import ClusterSequence
 from recbole_choir.model.layers.side_tables import SideTables
@@ -30,6 +32,7 @@ def a_side() -> ClusterSide:
         stats,
         np.array([0, 5, 5, 5, 5]),
         np.zeros(5, dtype=bool),
+        torch.from_numpy(log),
     )
 
 
@@ -62,22 +65,30 @@ def test_each_snapshot_is_asked_for_once() -> None:
 
 
 def test_weights_by_log_exposures() -> None:
-    average = ClusterAverage(a_side(), 2, weight="logfreq", log_column=1)
+    average = ClusterAverage(a_side(), 2, weight="logfreq")
     got = average.compute(features)
-    # cluster 2 at snapshot 1: log(1 + n) of 1, 3, 0 exposures; the floor counts in units of .7
-    w = np.log1p([1, 3, 0]) / 0.7 + FLOOR
+    # cluster 2 at snapshot 1: log(1 + n) of 1, 3, 0 exposures
+    w = np.log1p([1, 3, 0]) + FLOOR
     expected = (w[:, None] * features(1)[1:4].numpy()).sum(0) / w.sum()
     np.testing.assert_allclose(got[2], expected, rtol=1e-5)
     np.testing.assert_allclose(got[1], features(1)[4])  # one member without events
     np.testing.assert_allclose(got[5], features(2)[2:4].mean(0))  # two without: the plain mean
-    w = np.log1p([7, 1]) / 0.7 + FLOOR
+    w = np.log1p([7, 1]) + FLOOR
     expected = (w[:, None] * features(2)[[1, 4]].numpy()).sum(0) / w.sum()
     np.testing.assert_allclose(got[4], expected, rtol=1e-5)
 
 
+def test_weights_by_exposures_nobody_counted_are_refused() -> None:
+    side = dataclasses.replace(a_side(), log_exposures=None)
+    ClusterAverage(side, 2)
+    with pytest.raises(DataError, match="clust_weight: logfreq expects exposures") as error:
+        ClusterAverage(side, 2, weight="logfreq")
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("weight", ["uniform", "logfreq"])
 def test_gradient_of_live_averages(weight: str) -> None:
-    average = ClusterAverage(a_side(), 2, "grad", weight, 1)
+    average = ClusterAverage(a_side(), 2, "grad", weight)
     x = torch.randn(5, 2, requires_grad=True)
     average.compute(lambda s: x * s)[2].sum().backward()
     assert x.grad is not None

@@ -116,30 +116,53 @@ def test_without_a_part_the_other_stands_alone() -> None:
     assert torch.equal(only_d.at(1), only_d.individual.weight)
 
 
-def test_an_unseen_id_gets_the_mean_of_its_clusters_heads() -> None:
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("unseen_gate", ["gate", "one"])
+def test_an_unseen_id_gets_the_mean_of_its_clusters_heads(unseen_gate: str, size: int) -> None:
+    """``d := 0``; r is the gate's by the id's own activity, or 1: ``e = r c``."""
     # Cluster 1: heads 1 and 2, tail 3, unseen 4. Cluster 2: tail 5, unseen 6. Cluster 3: unseen 7.
     home = [0, 1, 1, 1, 1, 2, 2, 3, 0]
     side = a_side([0, 1, 1, 1, 0, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1, 1, 1, 1], home)
     cluster = ClusterEmbedding(torch.ones(2, 9, 2).int(), [2, 2], torch.randn(9, 3), 3)
-    e = AdaptiveEmbedding(9, 3, 0.5, cluster, tables=SideTables(side))
+    settings = {"gate_size": size, "unseen_gate": unseen_gate}
+    e = AdaptiveEmbedding(9, 3, 0.5, cluster, tables=SideTables(side), **settings)
     for p in e.gate.parameters():
         torch.nn.init.normal_(p)
     e.refresh()
-    c, out = cluster.own.weight, e.at(1)
-    torch.testing.assert_close(out[4], (c[1] + c[2]) / 2)  # d := 0 and r := 1
-    torch.testing.assert_close(out[6], c[5])  # no head: all seen members
-    assert torch.equal(out[7], c[7])  # nobody: its own
-    assert torch.equal(out[8], c[8])  # no cluster: its own
-    r = e.gate_at(1)[1]
-    torch.testing.assert_close(out[1], r * c[1] + (1 - r) * e.individual.weight[1])
+    c = cluster.own.weight
+    # G_1 by hand: a hidden layer with ReLU, and a sigmoid.
+    hidden, last = e.gate.mlp[0][0], e.gate.mlp[-1]
+    stats = (side.stats - side.stats.mean()) / side.stats.std()
+    e.tables.stats.copy_(stats)
+    out = e.at(1)
+    h = torch.relu(stats[1] @ hidden.weight.T + hidden.bias)
+    gate = torch.sigmoid(h @ last.weight.T + last.bias)
+    assert gate.shape == (9, size)
+    assert ((gate - 1).abs() > 1e-4).all()
+    r = gate if unseen_gate == "gate" else torch.ones_like(gate)
+    torch.testing.assert_close(out[4], r[4] * (c[1] + c[2]) / 2)
+    torch.testing.assert_close(out[6], r[6] * c[5])  # no head: all seen members
+    torch.testing.assert_close(out[7], r[7] * c[7])  # nobody: its own
+    torch.testing.assert_close(out[8], r[8] * c[8])  # no cluster: its own
+    for seen in (1, 2, 3, 5):  # whatever the setting
+        mine = gate[seen] * c[seen] + (1 - gate[seen]) * e.individual.weight[seen]
+        torch.testing.assert_close(out[seen], mine)
     ids = torch.arange(9)
     torch.testing.assert_close(e(ids, torch.ones_like(ids)), out)
     torch.testing.assert_close(e.whole()[1], out)
     with torch.no_grad():
         cluster.own.weight[1] += 1
-    torch.testing.assert_close(e.at(1)[4], (c[1] - 1 + c[2]) / 2)  # as of the last refresh
+    torch.testing.assert_close(e.at(1)[4], r[4] * (c[1] - 1 + c[2]) / 2)  # as of the last refresh
     e.refresh()
-    torch.testing.assert_close(e.at(1)[4], (c[1] + c[2]) / 2)
+    torch.testing.assert_close(e.at(1)[4], r[4] * (c[1] + c[2]) / 2)
+
+
+@pytest.mark.parametrize(("unseen_gate", "r"), [("gate", 0.25), ("one", 1.0)])
+def test_a_constant_gate_of_an_unseen_id(unseen_gate: str, r: float) -> None:
+    side = a_side([0, 1, 0, 1, 1], [0, 0, 1, 0, 1], [0, 1, 1, 2, 0])
+    e = an_embedding(side, gate=0.25, unseen_gate=unseen_gate)
+    e.refresh()
+    torch.testing.assert_close(e.at(1)[2], r * e.cluster.own.weight[1])
 
 
 def test_an_unseen_id_gets_no_gradient() -> None:

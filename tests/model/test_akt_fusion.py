@@ -88,6 +88,30 @@ def test_a_view_that_knows_nothing_says_nothing() -> None:
         torch.testing.assert_close(fused[k], (1 - alpha).unsqueeze(1) * mapped[k])
 
 
+@pytest.mark.parametrize("gate", ["learned", 0.3])
+def test_alpha_is_zero_where_a_slot_has_no_cluster(gate: float | str) -> None:
+    fusion = ViewFusion(WIDTHS, 2, gate)
+    randomise(fusion)
+    own, cluster, activity = slots(0), slots(1), torch.randn(5, 2)
+    known = Slots(*(torch.tensor(k).bool() for k in ([1, 0, 1, 0, 0], [0, 1, 1, 0, 1], [0] * 5)))
+    cluster = Slots(*(c * k.unsqueeze(1) for c, k in zip(cluster, known, strict=True)))
+    fused, alpha = fusion(own, cluster, activity, known)
+    a = fusion.gate(activity) if gate == "learned" else torch.full((5, 1), 0.3)
+    if gate == "learned":
+        assert torch.equal(alpha, a[:, 0])  # reported as the gate gives it
+    mapped_i, mapped_c = fusion.instance(own), fusion.cluster(cluster)
+    for k in range(3):
+        assert torch.equal(fused[k][~known[k]], mapped_i[k][~known[k]])
+        want = a * mapped_c[k] + (1 - a) * mapped_i[k]
+        torch.testing.assert_close(fused[k][known[k]], want[known[k]])
+    everywhere = Slots(*(torch.ones(5, dtype=torch.bool) for _ in range(3)))
+    one, two = fusion(own, cluster, activity, everywhere)[0], fusion(own, cluster, activity)[0]
+    assert all(torch.equal(x, y) for x, y in zip(one, two, strict=True))
+    if gate == "learned":
+        sum(fused[k][~known[k]].sum() for k in range(3)).backward()
+        assert not any(p.grad.any() for p in fusion.gate.parameters())
+
+
 def test_a_mixture_of_experts_by_hand() -> None:
     model, x = MixtureOfExperts(4, (5, 3, 2), 0.0, 3), torch.randn(6, 4)
     weight = torch.softmax(model.gate(x), dim=1)

@@ -89,8 +89,24 @@ def slots(model: AKTRec, helpers: Any, batch: Any) -> dict[str, torch.Tensor]:
     }
 
 
+def has_cluster(helpers: Any, batch: Any) -> dict[str, torch.Tensor]:
+    """Whether a row has a cluster, slot by slot, from the tables alone: ``[B]``."""
+    inputs = helpers.akt_dataset().model_inputs
+    user, item, s = batch["user_id"], batch["item_id"], batch["snapshot"]
+    of_user = inputs.clusters.users.cluster[s, user]
+    top = inputs.items.item_codes[s, item, 0]
+    return {
+        "user": of_user > 0,
+        "item": inputs.clusters.items.cluster[s, item] > 0,
+        "sequence": inputs.clusters.behaviour.length_of(of_user, top) > 0,
+    }
+
+
 def test_the_input_is_that_of_the_equations(helpers: Any) -> None:
-    """Eq. 6 to 10 with the paper's settings, written out from the tables."""
+    """Eq. 6 to 10 with the paper's settings, written out from the tables.
+
+    Where a slot has no cluster there is no alpha: the slot is the instance's.
+    """
     model, batch = stir(helpers.akt()), helpers.batch()
     model.refresh()
     views = slots(model, helpers, batch)
@@ -99,11 +115,13 @@ def test_the_input_is_that_of_the_equations(helpers: Any) -> None:
     )
     alpha = model.fusion.gate(activity)
     assert alpha.std() > 0.01
-    fused = {}
+    fused, known = {}, has_cluster(helpers, batch)
     for k, name in enumerate(("user", "item", "sequence")):
         own = views[name] @ model.fusion.instance.weights[k].T
         cluster = views[f"cluster {name}"] @ model.fusion.cluster.weights[k].T
-        fused[name] = alpha * cluster + (1 - alpha) * own
+        a = alpha * known[name].unsqueeze(1)
+        fused[name] = a * cluster + (1 - a) * own
+        assert 5 < known[name].sum() < 60
     context = model.encode_context(batch)
     f = torch.cat([fused["user"], fused["item"], context, fused["sequence"]], dim=1)
     torch.testing.assert_close(model(batch), model.ranker(f), rtol=1e-4, atol=1e-5)
@@ -162,6 +180,12 @@ def test_a_constant_gate_is_the_ablation_bit_for_bit(
 ) -> None:
     """Scores, and gradients of the main loss on all that both have."""
     batch = helpers.batch()
+    if "use_instance_view" in ablation:
+        # Where there is no cluster, alpha is 0 whatever is said, and the ablation has nothing.
+        batch = helpers.batch(400)
+        slots = has_cluster(helpers, batch)
+        batch = batch[slots["user"] & slots["item"] & slots["sequence"]]
+        assert len(batch) > 50
     one = helpers.akt(**constant)
     two = helpers.akt(seed=3, **ablation)
     state = one.state_dict()
@@ -181,6 +205,97 @@ def test_a_constant_gate_is_the_ablation_bit_for_bit(
     seen = ~torch.isin(batch["user_id"], torch.tensor(helpers.unseen.users))
     seen &= ~torch.isin(batch["item_id"], torch.tensor(helpers.unseen.items))
     assert torch.equal(one.predict(batch)[seen], two.predict(batch)[seen])
+
+
+NO_CLUSTER_VIEW = {"use_cluster_view": False}
+
+
+def stir_gently(model: AKTRec) -> AKTRec:
+    """Gates that speak without being near 0 or 1, and so have gradients everywhere."""
+    with torch.no_grad():
+        for name, p in stir(model).named_parameters():
+            if ".gate." in name:
+                p.mul_(0.2)
+    return model
+
+
+def without_clusters(model: AKTRec, helpers: Any) -> AKTRec:
+    """The ablation w/o cluster-level feature with the same weights."""
+    other = helpers.akt(seed=5, **NO_CLUSTER_VIEW)
+    other.load_state_dict({n: model.state_dict()[n] for n in other.state_dict()})
+    return other
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"hfa_gate": 0.5}, {"use_cluster_seq": False}, {"clust_mode": "grad"}]
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_row_without_any_cluster_is_the_instance_view_alone(
+    helpers: Any, settings: dict[str, Any], training: bool
+) -> None:
+    """Bit for bit the ablation w/o cluster-level feature; and alpha learns nothing there."""
+    model, batch = stir_gently(helpers.akt(**settings)), helpers.batch()
+    other = without_clusters(model, helpers)
+    slots = has_cluster(helpers, batch)
+    slots["sequence"] &= settings.get("use_cluster_seq", True)
+    none = ~(slots["user"] | slots["item"] | slots["sequence"])
+    assert 10 < none.sum() < 50
+    assert (batch["snapshot"][none] > 0).any()  # not for want of a snapshot alone
+    assert torch.equal(model.outputs(batch).has_cluster, ~none)
+    model.train(training)
+    other.train(training)
+    one, two = model(batch), other(batch)
+    assert torch.equal(one[none], two[none])
+    assert (one[~none] != two[~none]).all()
+
+    one[none].sum().backward()
+    cluster_side = [
+        p for n, p in model.named_parameters() if n.startswith(("fusion.gate", "fusion.cluster"))
+    ]
+    assert cluster_side
+    for p in cluster_side:
+        assert p.grad is None or not p.grad.any()
+    model.zero_grad()
+    model(batch)[~none].sum().backward()
+    assert all(p.grad.any() for p in model.fusion.cluster.weights[:2])
+    if model.fusion.gate is not None:
+        assert all(p.grad.any() for p in model.fusion.gate.parameters())
+
+
+@pytest.mark.parametrize("slot", ["user", "item", "sequence"])
+def test_alpha_is_masked_slot_by_slot(helpers: Any, slot: str) -> None:
+    """Only the slots without a cluster are those of the instance view."""
+    model, batch = stir_gently(helpers.akt()), helpers.batch()
+    seen: list[Any] = []
+    model.fusion.register_forward_hook(lambda module, args, out: seen.append((args, out[0])))
+    model(batch)
+    (instance, cluster, activity, _), fused = seen[0]
+    known = has_cluster(helpers, batch)[slot]
+    own = getattr(model.fusion.instance(instance), slot)
+    theirs = getattr(model.fusion.cluster(cluster), slot)
+    alpha = model.fusion.gate(activity)
+    got = getattr(fused, slot)
+    assert torch.equal(got[~known], own[~known])
+    torch.testing.assert_close(got[known], (alpha * theirs + (1 - alpha) * own)[known])
+    with torch.no_grad():
+        gap = (got - (alpha * theirs + (1 - alpha) * own))[~known].abs().amax(1)
+    if slot != "sequence":
+        assert gap.min() > 1e-4  # an unmasked alpha shrinks every such row
+
+
+def test_concatenated_views_have_zeros_where_there_is_no_cluster(helpers: Any) -> None:
+    """No alpha, so nothing of the instance view is scaled: only the cluster's block is empty."""
+    model, batch = helpers.akt(hfa_fusion="concat"), helpers.batch()
+    seen: list[Any] = []
+    model.fusion.register_forward_hook(lambda module, args, out: seen.append((args, out[0])))
+    model(batch)
+    (instance, *_), fused = seen[0]
+    for name, known in has_cluster(helpers, batch).items():
+        own = getattr(instance, name)
+        first, second = getattr(fused, name).split(own.shape[1], dim=1)
+        assert torch.equal(first, own)
+        assert not second[~known].any()
+        assert second[known].any(1).all()
 
 
 def test_gates_at_one_half_are_what_training_starts_from(helpers: Any) -> None:
@@ -278,15 +393,15 @@ def test_the_history_trains_c_d_and_the_gate(helpers: Any) -> None:
 @pytest.mark.parametrize("mode", ["snapshot", "ema", "grad"])
 def test_averages_carry_a_gradient_in_mode_grad_alone(helpers: Any, mode: str) -> None:
     model, batch = helpers.akt(clust_mode=mode, use_cluster_seq=False), helpers.batch()
-    view = model.clustered_view(batch, model.item_tokens(batch), torch.zeros(64, 16))
+    view, _ = model.clustered_view(batch, model.item_tokens(batch), torch.zeros(64, 16))
     assert view.user.requires_grad == (mode == "grad")
     assert view.item.requires_grad == (mode == "grad")
     model.refresh()
     others = helpers.akt(clust_mode="snapshot", use_cluster_seq=False)
     others.load_state_dict({n: model.state_dict()[n] for n in others.state_dict()})
     others.refresh()
-    view = model.clustered_view(batch, model.item_tokens(batch), torch.zeros(64, 16))
-    exact = others.clustered_view(batch, others.item_tokens(batch), torch.zeros(64, 16))
+    view, _ = model.clustered_view(batch, model.item_tokens(batch), torch.zeros(64, 16))
+    exact, _ = others.clustered_view(batch, others.item_tokens(batch), torch.zeros(64, 16))
     torch.testing.assert_close(view.user, exact.user)
     torch.testing.assert_close(view.item, exact.item)
 
@@ -295,7 +410,7 @@ def test_no_snapshot_and_no_cluster_are_zeros(helpers: Any) -> None:
     model, batch = helpers.akt(), helpers.batch()
     model.refresh()
     side = helpers.akt_dataset().model_inputs.clusters.users
-    view = model.clustered_view(batch, model.item_tokens(batch, 10_000), torch.randn(64, 16))
+    view, known = model.clustered_view(batch, model.item_tokens(batch, 10_000), torch.randn(64, 16))
     none = side.cluster[batch["snapshot"], batch["user_id"]] == 0
     assert none[batch["snapshot"] == 0].all()
     assert none[batch["snapshot"] > 0].any()
@@ -303,6 +418,9 @@ def test_no_snapshot_and_no_cluster_are_zeros(helpers: Any) -> None:
     assert view.user[none].abs().max() == 0
     assert view.sequence[none].abs().max() == 0
     assert view.user[~none].abs().sum(1).min() > 0
+    for name, expected in has_cluster(helpers, batch).items():
+        assert torch.equal(getattr(known, name), expected), name
+        assert not getattr(view, name)[~expected].any(), name
 
 
 def test_averages_are_renewed_every_so_many_steps(helpers: Any) -> None:
@@ -355,8 +473,12 @@ def test_a_moving_average_observes_the_members_at_the_rows_snapshots(helpers: An
             torch.testing.assert_close(model.cluster_view.items.table[row], expected)
 
 
-def test_an_unseen_item_is_its_clusters_head_mean_for_the_model(helpers: Any) -> None:
-    model, batch = stir(helpers.akt()).eval(), helpers.batch()
+@pytest.mark.parametrize("unseen_gate", [None, "gate", "one"])
+def test_an_unseen_item_is_its_clusters_head_mean_for_the_model(
+    helpers: Any, unseen_gate: str | None
+) -> None:
+    """Weighted by the gate's r, the default, or by 1."""
+    model, batch = stir(helpers.akt(unseen_gate=unseen_gate)).eval(), helpers.batch()
     model.predict(batch)
     side = helpers.akt_dataset().model_inputs.clusters.items
     c = model.item_encoder.identity.cluster.own.weight
@@ -369,8 +491,10 @@ def test_an_unseen_item_is_its_clusters_head_mean_for_the_model(helpers: Any) ->
         else:
             expected = c[heads if heads.any() else members].mean(0)
         ids = torch.tensor([item])
-        part = model.item_encoder.identity.parts(ids, ids * 0 + 2, torch.randn(1, 4))
-        torch.testing.assert_close(part.fused[0], expected)
+        activity = torch.randn(1, 4)
+        part = model.item_encoder.identity.parts(ids, ids * 0 + 2, activity)
+        r = 1.0 if unseen_gate == "one" else model.item_encoder.identity.gate(activity)[0]
+        torch.testing.assert_close(part.fused[0], r * expected)
     assert any(side.home[i] > 0 for i in helpers.unseen.items)
 
 
@@ -479,7 +603,10 @@ def test_diagnostics_of_an_epoch(helpers: Any) -> None:
     out = model.outputs(batch)
     assert figures["loss_ortho"] == pytest.approx(model.orthogonality(batch, out).item())
     assert figures["loss_trans"] > 0
-    assert figures["mean_alpha_fusion"] == pytest.approx(out.alpha.mean().item())
+    some = torch.stack(list(has_cluster(helpers, batch).values())).any(0)
+    assert 0 < some.sum() < 64
+    assert figures["mean_alpha_fusion"] == pytest.approx(out.alpha[some].mean().item())
+    assert abs(figures["mean_alpha_fusion"] - out.alpha.mean().item()) > 1e-3
 
     side, embedding = clusters.items, model.item_encoder.identity
     seen = side.seen
@@ -508,6 +635,57 @@ def test_what_is_off_is_not_reported(helpers: Any) -> None:
     names = set(model.epoch_diagnostics())
     assert not any(n.startswith(("r_", "mean_alpha", "loss_ortho")) for n in names)
     assert {"loss_trans", "norm_cluster_user_head", "norm_individual_item_tail"} <= names
+
+
+def scores_after_training(helpers: Any, vectors: Any, settings: dict[str, Any]) -> torch.Tensor:
+    """Scores after three steps, with ``vectors(v)`` in place of the content vectors."""
+    dataset = helpers.akt_dataset()
+    items = dataset.model_inputs.items
+    items.vectors = torch.cat([items.vectors[:1], vectors(items.vectors[1:])])
+    model = helpers.akt(dataset=dataset, **settings)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    for seed in range(3):
+        optimiser.zero_grad()
+        model.calculate_loss(helpers.batch(seed=seed)).backward()
+        optimiser.step()
+    return model.eval().predict(helpers.batch(seed=9))
+
+
+OTHER_VECTORS = {
+    "permuted": lambda v: v[torch.randperm(len(v), generator=torch.Generator().manual_seed(0))],
+    "zero": torch.zeros_like,
+}
+
+
+@pytest.mark.parametrize("other", list(OTHER_VECTORS))
+@pytest.mark.parametrize(
+    ("settings", "reads"),
+    [
+        # 3.2 of the paper reads ids: content has done its work when Eq. 3 made them.
+        ({}, False),
+        ({"use_codes": True}, False),
+        ({"cluster_emb": "shared"}, False),
+        ({"cluster_init": "random"}, False),
+        ({"variant": "plus", "use_content": False, "cluster_init": "levels"}, False),
+        ({"cluster_init": "centroid", "use_cluster_emb": False}, False),  # nothing to start
+        ({"variant": "plus"}, True),
+        ({"use_content": True}, True),
+        ({**TABLES_OFF, "use_content": True}, True),
+        ({"cluster_init": "centroid"}, True),
+        ({"cluster_init": "centroid", "cluster_emb": "shared"}, True),
+        ({"cluster_init": "centroid", "cluster_emb": "shared_plus_delta"}, True),
+    ],
+)
+def test_content_vectors_are_read_by_content_and_centroids_alone(
+    helpers: Any, settings: dict[str, Any], reads: bool, other: str
+) -> None:
+    """Other vectors with the same ids: bit-identical scores where nothing reads them."""
+    scores = scores_after_training(helpers, lambda v: v, settings)
+    changed_scores = scores_after_training(helpers, OTHER_VECTORS[other], settings)
+    if reads:
+        assert (scores - changed_scores).abs().max() > 1e-4
+    else:
+        assert torch.equal(scores, changed_scores)
 
 
 def test_levels_of_activity() -> None:

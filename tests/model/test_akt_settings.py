@@ -32,6 +32,7 @@ def test_the_paper_is_the_default() -> None:
     assert (s.lambda1, s.lambda2, s.lambda_ortho, s.trans_temperature) == (0.01, 0.1, 0.01, 0.1)
     assert (s.cluster_emb, s.cluster_init, s.r_dim) == ("per_id", "levels", 1)
     assert (s.cgae_gate, s.hfa_gate, s.hfa_fusion) == ("learned", "learned", "gated_sum")
+    assert s.unseen_gate == "gate"
     assert (s.clust_mode, s.clust_weight, s.clust_refresh) == ("snapshot", "uniform", 200)
     assert s.detach_negatives
     assert s.use_cluster_seq
@@ -86,6 +87,7 @@ def test_what_settings_imply() -> None:
         ({"hfa_gate": 1.5}, r"hfa_gate: expected a number in \[0, 1\], got 1.5"),
         ({"r_dim": 2}, "r_dim: expected 1 or m, got 2"),
         ({"r_dim": True}, "r_dim: expected 1 or m, got True"),
+        ({"unseen_gate": "ones"}, r"unseen_gate: expected one of gate, one.*did you mean 'one'"),
         ({"lambda1": -1}, "lambda1: expected a number"),
         ({"cluster_emb": "per-id"}, r"cluster_emb: .*did you mean 'per_id'"),
         ({"cluster_init": "zeros"}, "cluster_init: expected one of levels, centroid, random"),

@@ -23,6 +23,21 @@ def test_five_equal_levels_by_purchases() -> None:
         assert report[f"mean_alpha_fusion_level_{level}"] == pytest.approx(expected)
 
 
+def test_rows_that_do_not_count_are_left_out() -> None:
+    """The figures are those of the other rows alone, whatever the gates of these."""
+    n_buy = torch.arange(10.0).repeat(3)
+    alpha = torch.rand(30, generator=torch.Generator().manual_seed(0))
+    counted = torch.arange(30) % 4 > 0
+    whole, part = EpochMeter(), EpochMeter()
+    whole.add_fusion(n_buy, alpha, counted)
+    part.add_fusion(n_buy[counted], alpha[counted])
+    assert whole.report() == pytest.approx(part.report())
+    assert whole.report()["mean_alpha_fusion"] == pytest.approx(alpha[counted].mean().item())
+    nobody = EpochMeter()
+    nobody.add_fusion(n_buy, alpha, torch.zeros(30, dtype=torch.bool))
+    assert nobody.report() == {}
+
+
 def test_equal_counts_stay_together() -> None:
     meter = EpochMeter()
     meter.add_fusion(torch.tensor([0.0] * 9 + [5000.0]), torch.tensor([0.2] * 9 + [0.8]))

@@ -39,14 +39,31 @@ class Outputs(NamedTuple):
 
     Attributes:
         logit: ``[B]``.
-        alpha: Weight ``[B]`` of the cluster view; None where it is not learned.
+        alpha: Weight ``[B]`` of the cluster view, as the gate gives it; None where it is not
+            learned.
+        has_cluster: bool ``[B]``, whether any slot has a cluster, so that alpha is used at all;
+            None without the cluster view.
         user, item: Embeddings of the rows' users and items, Eq. 6.
     """
 
     logit: torch.Tensor
     alpha: torch.Tensor | None
+    has_cluster: torch.Tensor | None
     user: Adaptive
     item: Adaptive
+
+
+class Clustered(NamedTuple):
+    """The cluster view of a batch.
+
+    Attributes:
+        slots: ``H_clust``, zeros where there is no cluster.
+        known: bool ``[B]`` a slot: whether the row's user has a cluster, its item has one, and the
+            user's cluster has behaviour on items like the candidate.
+    """
+
+    slots: Slots
+    known: Slots
 
 
 class AKTRec(ChoirRecommender):
@@ -59,6 +76,7 @@ class AKTRec(ChoirRecommender):
         H_clust = [mean of H_u over G(u); mean of H_i over G(i);
                    attention over G(u)'s items with the candidate's first code]             (Eq. 9)
         f = a H_clust + (1 - a) H_inst,  a = G2(activity)      slot by slot                (Eq. 10)
+            with a = 0 in a slot that has no cluster
         L = BCE(F(f)) + L_trans + lambda L_ortho                                (Eq. 4-5, 11-12)
 
     Context fields have no counterpart in the cluster view: they join the fused slots as they are,
@@ -147,7 +165,6 @@ class AKTRec(ChoirRecommender):
             inputs.clusters,
             inputs.items,
             (self.user_width, self.item_width),
-            (self._log_exposures("user"), self._log_exposures("item")),
             s.clust_mode,
             s.clust_weight,
             s.clust_keep,
@@ -269,7 +286,7 @@ class AKTRec(ChoirRecommender):
 
     def clustered_view(
         self, interaction: Interaction, items: SnapshotTokens, item_token: torch.Tensor
-    ) -> Slots | None:
+    ) -> Clustered | None:
         """``H_clust = [H_G(u); H_G(i); S_G(u),i]`` of a batch (Eq. 9); None without the view.
 
         Zeros where a row has no snapshot, its user or item no cluster, or the cluster no behaviour.
@@ -281,11 +298,14 @@ class AKTRec(ChoirRecommender):
         of_item = self._side("item").cluster_of(snapshot, item)
         user, target = self.cluster_view.averages(of_user, of_item, self._users_at, self._items_at)
         sequence = item_token.new_zeros(len(item), 2 * self.item_encoder.width)
+        has_sequence = torch.zeros_like(of_user, dtype=torch.bool)
         if self.cluster_view.sequence is not None:
             ids = self.cluster_view.sequence(of_user, snapshot, item)  # [B, L_c]
             attended = self.cluster_attention(item_token, *items.rows(ids), ids > 0)
             sequence = attended.pooled.flatten(1)
-        return Slots(user, target, sequence)
+            has_sequence = (ids > 0).any(dim=1)
+        known = Slots(of_user > 0, of_item > 0, has_sequence)
+        return Clustered(Slots(user, target, sequence), known)
 
     def activity(self, interaction: Interaction) -> torch.Tensor:
         """``[f_user; f_item; f_cross]`` ``[B, .]`` of Eq. 10."""
@@ -319,14 +339,16 @@ class AKTRec(ChoirRecommender):
             instance = self.instance_view(interaction, items, torch.cat(own, dim=-1), token)
         cluster = self.clustered_view(interaction, items, token)
         activity = self.activity(interaction) if self.fusion.gate is not None else None
-        fused, alpha = self.fusion(instance, cluster, activity)  # Eq. 10
+        slots, known = (None, None) if cluster is None else cluster
+        fused, alpha = self.fusion(instance, slots, activity, known)  # Eq. 10
+        has_cluster = None if known is None else known.user | known.item | known.sequence
 
         context = self.encode_context(interaction)
         parts = [fused.user, fused.item, context, fused.sequence]
         if s.use_cluster_stats:
             parts.append(self.statistics(interaction, fields.CROSS_STATS))
             parts.append(self.statistics(interaction, fields.GROUP_STATS))
-        return Outputs(self.ranker(torch.cat(parts, dim=-1)), alpha, user, item)
+        return Outputs(self.ranker(torch.cat(parts, dim=-1)), alpha, has_cluster, user, item)
 
     def forward(self, interaction: Interaction) -> torch.Tensor:
         """Logit ``[B]`` of each row."""
@@ -376,7 +398,8 @@ class AKTRec(ChoirRecommender):
         users, items = transfers or (None, None)
         self.transfer_meter.add(users, items, ortho)
         if out.alpha is not None:
-            self.gate_meter.add_fusion(interaction[fields.N_BUY], out.alpha.detach())
+            n_buy = interaction[fields.N_BUY]
+            self.gate_meter.add_fusion(n_buy, out.alpha.detach(), out.has_cluster)
         if self.cluster_view is not None and self.cluster_view.moving:
             self._observe(interaction)
         return loss
@@ -403,7 +426,8 @@ class AKTRec(ChoirRecommender):
 
         ``loss_trans``, ``loss_ortho`` per step; ``frac_paired_users`` and ``_items``, of the
         distinct ids of batches; ``mean_alpha_fusion`` and ``mean_alpha_fusion_level_1`` (least
-        active) to ``_5``, the weight of the cluster view; and :func:`gate_report` of both sides.
+        active) to ``_5``, the weight of the cluster view in the rows that have one; and
+        :func:`gate_report` of both sides.
         """
         figures = {**self.transfer_meter.report(), **self.gate_meter.report()}
         if figures:

@@ -15,6 +15,8 @@ from recbole_choir.model.layers.field_embedding import FieldEmbedding
 from recbole_choir.model.layers.side_tables import SideTables
 from recbole_choir.model.layers.stand_in import StandIn
 
+UNSEEN_GATES = ("gate", "one")
+
 
 class Adaptive(NamedTuple):
     """The embedding of some ids and what it is made of.
@@ -32,8 +34,8 @@ class Adaptive(NamedTuple):
 class AdaptiveEmbedding(nn.Module):
     """``e = r c + (1 - r) d`` with ``r = G_1(f_act)``.
 
-    Ids without a training row have ``d := 0`` and ``r := 1``, and ``c`` of :class:`StandIn`. The
-    padding id is the zero vector, always.
+    Ids without a training row have ``d := 0`` and ``c`` of :class:`StandIn`, and their ``r`` is the
+    gate's by their activity, as that of any other id. The padding id is the zero vector, always.
 
     Args:
         n: Vocabulary size with the padding id 0.
@@ -46,9 +48,12 @@ class AdaptiveEmbedding(nn.Module):
         gate: ``learned``, or r as a constant.
         gate_hidden: Hidden widths of G_1.
         gate_size: 1, or m for one gate a dimension.
+        unseen_gate: ``gate``: see above; ``one``: r := 1 for ids without a training row. Trained
+            ids may have an r of a few hundredths, and their ``c`` hardly moves then: at r = 1 such
+            a vector enters at a weight that nothing in training had.
 
     References:
-        AKT-Rec 3.2.1, Eq. 6; PAPER_GAPS A2, A8, A22.
+        AKT-Rec 3.2.1, Eq. 6; docs/paper-gaps.md A2; PAPER_GAPS A8, A22.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class AdaptiveEmbedding(nn.Module):
         gate: float | str = "learned",
         gate_hidden: Sequence[int] = (16,),
         gate_size: int = 1,
+        unseen_gate: str = "gate",
     ) -> None:
         super().__init__()
         self.width = size
@@ -74,6 +80,7 @@ class AdaptiveEmbedding(nn.Module):
         self.gate: ActivityGate | None = None
         if both and gate == "learned" and tables is not None:
             self.gate = ActivityGate(tables.stats.shape[-1], gate_hidden, gate_size)
+        self.unseen_is_one = unseen_gate == "one"
         self.constant = 1.0 if gate == "learned" else float(gate)
         self.varies = self.gate is not None or (cluster is not None and cluster.varies)
         # With r fixed at 0 the cluster is switched off, and nothing can stand in for d.
@@ -152,7 +159,8 @@ class AdaptiveEmbedding(nn.Module):
             known = seen.unsqueeze(-1)  # [..., 1]
             if d is not None:
                 d = d * known
-                gate = torch.where(known, gate, 1.0)
+                if self.unseen_is_one:
+                    gate = torch.where(known, gate, 1.0)
         if c is None:
             if d is None:
                 raise TypeError("an adaptive embedding needs a cluster or an individual part")

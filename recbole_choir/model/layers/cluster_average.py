@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_choir.data.clusters import ClusterSide
+from recbole_choir.errors import DataError
 from recbole_choir.model.layers.lookup import gather_rows
 
 MODES = ("snapshot", "grad", "ema")
@@ -39,8 +40,10 @@ class ClusterAverage(nn.Module):
         mode: See above.
         weight: ``uniform``, the paper's plain mean, or ``logfreq``: by log(1 + exposures before the
             snapshot).
-        log_column: Column of ``side.stats`` with the standardised log of the exposures.
         keep: Share of the old value that ``ema`` keeps.
+
+    Raises:
+        DataError: ``logfreq`` where the side does not know exposures.
 
     References:
         AKT-Rec Eq. 9; PAPER_GAPS A15, A16.
@@ -55,7 +58,6 @@ class ClusterAverage(nn.Module):
         width: int,
         mode: str = "snapshot",
         weight: str = "uniform",
-        log_column: int = 0,
         keep: float = 0.9,
     ) -> None:
         super().__init__()
@@ -63,6 +65,8 @@ class ClusterAverage(nn.Module):
         self.keep = keep
         self._started = False
         self.n_clusters = int(side.n_clusters)
+        if weight == "logfreq" and side.log_exposures is None:
+            raise DataError("clust_weight: logfreq expects exposures of the members, got none")
         cluster = side.cluster.cpu().numpy()
         self.n_snapshots = cluster.shape[0] - 1
         position = np.zeros(self.n_clusters, dtype=np.int64)  # 0: no members
@@ -77,7 +81,7 @@ class ClusterAverage(nn.Module):
             ends = np.cumsum(sizes)
             self._keep(f"offsets_{s}", torch.from_numpy((ends - sizes).astype(np.int64)))
             if weight == "logfreq":
-                self._keep(f"weights_{s}", _log_weights(side, s, member, sizes, log_column))
+                self._keep(f"weights_{s}", _log_weights(side, s, member, sizes))
         self.weighted = weight == "logfreq"
         self._keep("position", torch.from_numpy(position))
         table = torch.zeros(self.n_clusters, width)
@@ -152,15 +156,12 @@ def _has_started(module: nn.Module, _: object) -> None:
 
 
 def _log_weights(
-    side: ClusterSide, snapshot: int, member: np.ndarray, sizes: np.ndarray, column: int
+    side: ClusterSide, snapshot: int, member: np.ndarray, sizes: np.ndarray
 ) -> torch.Tensor:
-    """Weights of the sorted members, summing to one in each cluster.
-
-    The column is ``(log(1 + n) - mean) / std``, and ``stats[0]`` holds the same of n = 0: their
-    difference is log(1 + n) up to a factor that the normalisation removes.
-    """
-    stats = side.stats[..., column].cpu().double().numpy()
-    log = np.maximum(stats[snapshot][member] - stats[0][member], 0.0) + FLOOR
+    """Weights log(1 + n) of the sorted members, summing to one in each cluster."""
+    if side.log_exposures is None:
+        raise TypeError("log weights: this side knows no exposures")
+    log = side.log_exposures[snapshot].cpu().double().numpy()[member] + FLOOR
     cluster = np.repeat(np.arange(len(sizes)), sizes)
     total = np.bincount(cluster, weights=log, minlength=len(sizes))
     return torch.from_numpy((log / total[cluster]).astype(np.float32))

@@ -19,7 +19,6 @@ class ClusterView(nn.Module):
         clusters: Both sides, and the behaviour of the user clusters.
         items: First codes of the items.
         widths: Columns of a user's and of an item's features.
-        columns: Column of each side's statistics with the log of the exposures.
         mode, weight, keep: See :class:`ClusterAverage`.
         use_sequence: Whether there is a cluster sequence.
 
@@ -32,7 +31,6 @@ class ClusterView(nn.Module):
         clusters: Clusters,
         items: ItemTables,
         widths: tuple[int, int],
-        columns: tuple[int, int],
         mode: str,
         weight: str,
         keep: float,
@@ -41,8 +39,8 @@ class ClusterView(nn.Module):
         super().__init__()
         self.live = mode == "grad"
         self.moving = mode == "ema"
-        self.users = ClusterAverage(clusters.users, widths[0], mode, weight, columns[0], keep)
-        self.items = ClusterAverage(clusters.items, widths[1], mode, weight, columns[1], keep)
+        self.users = ClusterAverage(clusters.users, widths[0], mode, weight, keep)
+        self.items = ClusterAverage(clusters.items, widths[1], mode, weight, keep)
         self.sequence: ClusterSequence | None = None
         if use_sequence:
             self.sequence = ClusterSequence(clusters.behaviour, items)

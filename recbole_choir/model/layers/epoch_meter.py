@@ -56,12 +56,21 @@ class EpochMeter(nn.Module):
         self.totals[4] += qualified.shape[0]
 
     @torch.no_grad()
-    def add_fusion(self, n_buy: torch.Tensor, alpha: torch.Tensor) -> None:
-        """Count a batch of fusion gates ``[B]`` of users with ``n_buy`` ``[B]`` purchases."""
+    def add_fusion(
+        self, n_buy: torch.Tensor, alpha: torch.Tensor, counted: torch.Tensor | None = None
+    ) -> None:
+        """Count a batch of fusion gates.
+
+        Args:
+            n_buy: Purchases ``[B]`` of the rows' users.
+            alpha: The gates ``[B]``.
+            counted: bool ``[B]`` rows that count; None: all.
+        """
         slot = n_buy.long().clamp_(0, N_COUNTS - 1)
-        pairs = torch.stack([torch.ones_like(alpha), alpha], dim=1).to(self.by_count.dtype)
+        one = torch.ones_like(alpha) if counted is None else counted.to(alpha.dtype)
+        pairs = torch.stack([one, one * alpha], dim=1).to(self.by_count.dtype)
         self.by_count.index_add_(0, slot, pairs)
-        self.totals[0] += alpha.shape[0]
+        self.totals[0] += pairs[:, 0].sum()
 
     @torch.no_grad()
     def add_student_gradients(self, distillation: torch.Tensor, bce: torch.Tensor) -> None:

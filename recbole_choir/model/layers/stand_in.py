@@ -22,7 +22,7 @@ class StandIn(nn.Module):
         size: Width m.
 
     References:
-        PAPER_GAPS A2.
+        docs/paper-gaps.md A2.
     """
 
     seen: torch.Tensor

@@ -48,8 +48,12 @@ class SlotMaps(nn.Module):
 class ViewFusion(nn.Module):
     """``f = alpha H_clust + (1 - alpha) H_inst`` slot by slot, ``alpha = G_2(f_act)``.
 
+    A slot without a cluster has ``H_clust = 0``, which knows nothing; there alpha counts as 0, a
+    constant alpha as well, so that the slot is that of the instance view and not a share of it.
+
     With one view alone, that view; with ``concat``, both side by side and no gate, which the paper
-    argues against and public data favours.
+    argues against and public data favours. Neither scales a slot, so nothing is masked: a missing
+    cluster is a block of zeros.
 
     Args:
         widths: Of the slots user, item, sequence.
@@ -60,7 +64,7 @@ class ViewFusion(nn.Module):
         use_instance, use_cluster: Which views there are.
 
     References:
-        AKT-Rec 3.2.3, Eq. 10; PAPER_GAPS A19, A20.
+        AKT-Rec 3.2.3, Eq. 10; PAPER_GAPS A19, A20; docs/paper-gaps.md A20.
     """
 
     def __init__(
@@ -86,16 +90,21 @@ class ViewFusion(nn.Module):
         self.widths = tuple(2 * w if self.concat else w for w in widths)
 
     def forward(
-        self, instance: Slots | None, cluster: Slots | None, activity: torch.Tensor | None
+        self,
+        instance: Slots | None,
+        cluster: Slots | None,
+        activity: torch.Tensor | None,
+        known: Slots | None = None,
     ) -> tuple[Slots, torch.Tensor | None]:
         """Fuse.
 
         Args:
             instance, cluster: The views that there are.
             activity: ``[f_user; f_item; f_cross]`` ``[B, n_activity]``; read by a learned gate.
+            known: bool ``[B]`` a slot, whether the row has a cluster there; None: everywhere.
 
         Returns:
-            The fused slots, and alpha ``[B]`` where it is learned.
+            The fused slots, and alpha ``[B]`` where it is learned, as the gate gives it.
         """
         if instance is not None and self.instance is not None:
             instance = self.instance(instance)
@@ -112,6 +121,16 @@ class ViewFusion(nn.Module):
         alpha: torch.Tensor | float = self.constant
         if self.gate is not None and activity is not None:
             alpha = self.gate(activity)  # [B, 1]
-        pairs = zip(instance, cluster, strict=True)
-        fused = Slots(*(alpha * c + (1 - alpha) * i for i, c in pairs))
-        return fused, alpha.squeeze(-1) if isinstance(alpha, torch.Tensor) else None
+        fused = []
+        for k, (i, c) in enumerate(zip(instance, cluster, strict=True)):
+            a = alpha if known is None else _masked(alpha, known[k], c.dtype)
+            fused.append(a * c + (1 - a) * i)
+        return Slots(*fused), alpha.squeeze(-1) if isinstance(alpha, torch.Tensor) else None
+
+
+def _masked(alpha: torch.Tensor | float, known: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Alpha ``[B, 1]`` with 0 where ``known`` ``[B]`` is False; no gradient comes from there."""
+    known = known.unsqueeze(-1)
+    if isinstance(alpha, torch.Tensor):
+        return torch.where(known, alpha, 0.0)
+    return known.to(dtype) * alpha
