@@ -47,7 +47,7 @@ class MELT(Base):
     f is the state of the newest item; ``[s_u; e~_i; s_u * e~_i]`` joins the tower's input::
 
         L_U  = mean w_u || W_U f(recent R) - f(all) ||^2 / d                 head users
-        L_I  = mean w_i || W_I mean_k (f(c_k) + W_U f(c_k)) - e_i ||^2 / d   head items, contexts c_k
+        L_I  = mean w_i || W_I mean_k (f(c_k) + W_U f(c_k)) - e_i ||^2 / d   head items, contexts c
         L    = BCE + lambda_U L_U + lambda_I L_I
         s_u  = (f + W_U f) / 2       tail users, in evaluation alone
         e~_i = W_I mean_c f(c)       tail items, set at the start of an epoch, trained on from there
@@ -59,16 +59,17 @@ class MELT(Base):
     Sourced (the authors' code, rqlja1107/MELT; abstract of arXiv 2304.08382): branches, losses,
     curriculum, both transfers and their time, two blocks with one head and dropout .5, training on
     from a trained encoder; the mean over d, to which the lambdas of .1 to .4 belong (the paper's
-    Algorithm 1 has the sum), and weights that enter as they are. Reconstruction: an encoder beside Base's features and BCE for its own
-    loss; T the most positives of a tail id; contexts without the item itself and without reversed
-    suffixes, since histories here end before the candidate; leaving one user out; e~ for the
-    candidate alone; ``L_U`` on rows of head users with more history than T, one a user and batch;
-    budgets a step. Three things follow from the tower, which is no dot
-    product. Targets are detached (``melt_detach_target``): in the code f alone has to give the
-    scores, here Base's features do as well, and f would shrink until L_U is next to nothing. A tail
-    user's s is the mean of f and W_U f, their sum in the code (``melt_merge``): a dot product ranks
-    both alike, a tower has learned f's scale. No e~ in the first epoch (``melt_transfer_from``),
-    one of 160 in the code and half of two here, where W_I has yet to learn.
+    Algorithm 1 has the sum), and weights that enter once, ``(w * (a - b) ** 2).mean()``.
+    Reconstruction: an encoder beside Base's features and BCE for its own loss; T the most positives
+    of a tail id; contexts without the item itself and without reversed suffixes, since histories
+    here end before the candidate; leaving one user out; e~ for the candidate alone; ``L_U`` on rows
+    of head users with more history than T, one a user and batch; budgets a step. Three things
+    follow from the tower, which is no dot product. Targets are detached (``melt_detach_target``):
+    in the code f alone has to give the scores, here Base's features do as well, and f would shrink
+    until L_U is next to nothing. A tail user's s is the mean of f and W_U f, their sum in the code
+    (``melt_merge``): a dot product ranks both alike, a tower has learned f's scale. No e~ in the
+    first epoch (``melt_transfer_from``), one of 160 in the code and half of two here, where W_I has
+    yet to learn.
 
     With both lambdas 0 it is its backbone, Base with f: the control that tells the branches from
     the encoder.
