@@ -139,13 +139,15 @@ def _prepare_train_test(config: ChoirConfig) -> dict[str, Any]:
         tail_user=config["tail_user"],
         tail_item=config["tail_item"],
     )
-    masks = segments.masks(predictions.users, predictions.items)
+    n_buy = data.positives_before("test")
+    masks = segments.masks(predictions.users, predictions.items, n_buy)
     report = segments.report(
         predictions.users,
         predictions.items,
         predictions.labels,
         predictions.scores,
         weighting=config["gauc_weighting"],
+        n_buy=n_buy,
     )
     vectors = user_vectors(model, data.uid_field)
     user_rows = np.bincount(users, minlength=data.user_num)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def write_differences(
         The file: a list of dataset, cell, against, segment, mean, low, high, n_users.
 
     Raises:
-        DataError: A cell of a pair has no predictions.
+        DataError: A cell of a pair has no predictions, or these lack a segment.
     """
     cells: dict[tuple[str, str], list[Path]] = {}
     for path in sorted(folder.glob("*.json")):
@@ -70,13 +70,55 @@ def load_predictions(paths: Sequence[Path]) -> list[dict[str, np.ndarray]]:
     return loaded
 
 
+def segment_rows(run: Mapping[str, np.ndarray], segment: str) -> np.ndarray:
+    """Which rows of a run's predictions belong to a segment, bool ``[N]``.
+
+    Raises:
+        DataError: The predictions do not know the segment.
+    """
+    names = run["segment_names"].tolist()
+    if segment not in names:
+        raise DataError(
+            f"predictions: expected the segment '{segment}', got {', '.join(names)}; runs of an "
+            "earlier version have no as-of segments (run them again)"
+        )
+    return run["segments"][:, names.index(segment)]
+
+
+def shared_segments(runs: Sequence[Mapping[str, np.ndarray]]) -> list[str]:
+    """Segments that the predictions of all runs know, in the order of the first.
+
+    Runs of an earlier version know fewer.
+    """
+    known = [set(run["segment_names"].tolist()) for run in runs]
+    return [n for n in runs[0]["segment_names"].tolist() if all(n in names for names in known)]
+
+
+def same_rows(runs: Sequence[Mapping[str, np.ndarray]], keys: Iterable[str]) -> str | None:
+    """What of the scored rows differs between runs: a key, ``segments``, or None if nothing does.
+
+    Args:
+        runs: Predictions as from :func:`load_predictions`.
+        keys: Of ``users``, ``items``, ``labels``: what must be equal; shared segments must be, too.
+    """
+    first, *others = runs
+    for key in keys:
+        if not all(np.array_equal(run[key], first[key]) for run in others):
+            return key
+    for name in shared_segments(runs):
+        rows = segment_rows(first, name)
+        if not all(np.array_equal(segment_rows(run, name), rows) for run in others):
+            return "segments"
+    return None
+
+
 def _compare(
     first: Sequence[dict[str, np.ndarray]], second: Sequence[dict[str, np.ndarray]], segment: str
 ) -> dict[str, Any]:
     for other in (*first, *second):
         if not np.array_equal(other["labels"], second[0]["labels"]):
             raise DataError("differences: the cells were not scored on the same rows")
-    rows = second[0]["segments"][:, second[0]["segment_names"].tolist().index(segment)]
+    rows = segment_rows(second[0], segment)
     users, labels = second[0]["users"][rows], second[0]["labels"][rows]
     ours = [run["scores"][rows] for run in first]
     theirs = [run["scores"][rows] for run in second]

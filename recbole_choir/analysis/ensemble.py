@@ -10,6 +10,12 @@ from typing import Any
 import numpy as np
 
 from recbole_choir.analysis import record as records
+from recbole_choir.analysis.differences import (
+    load_predictions,
+    same_rows,
+    segment_rows,
+    shared_segments,
+)
 from recbole_choir.errors import DataError
 from recbole_choir.evaluator import segment_metrics
 
@@ -28,24 +34,27 @@ def average_pair(first: Path, second: Path, name: str, target: Path) -> Path:
     Raises:
         DataError: The two runs were not scored on the same rows in the same order.
     """
-    a, b = np.load(first.with_suffix(".npz")), np.load(second.with_suffix(".npz"))
-    same = ("users", "items", "labels", "segments", "segment_names")
-    for key in same:
-        if not np.array_equal(a[key], b[key]):
-            raise DataError(f"average of {first.name} and {second.name}: different {key}")
+    a, b = load_predictions([first, second])
+    if differing := same_rows([a, b], ("users", "items", "labels")):
+        raise DataError(f"average of {first.name} and {second.name}: different {differing}")
+    names = shared_segments([a, b])
     base, other = records.read_json(first), records.read_json(second)
     scores = (a["scores"].astype(np.float64) + b["scores"]) / 2
     labels, users = a["labels"].astype(bool), a["users"]
     segments = {}
-    for column, segment in enumerate(a["segment_names"].tolist()):
-        rows = a["segments"][:, column]
+    for segment in names:
+        rows = segment_rows(a, segment)
         segments[segment] = segment_metrics(
             users[rows], labels[rows], scores[rows], base["config"]["gauc_weighting"]
         )
     np.savez_compressed(
         target.with_suffix(".npz"),
         scores=scores.astype(np.float32),
-        **{key: a[key] for key in same},
+        users=a["users"],
+        items=a["items"],
+        labels=a["labels"],
+        segments=np.stack([segment_rows(a, segment) for segment in names], axis=1),
+        segment_names=np.array(names),
     )
     content: dict[str, Any] = {
         "cell": name,

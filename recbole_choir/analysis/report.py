@@ -16,19 +16,25 @@ def _cell(value: float | int | None, digits: int = 4) -> str:
 
 
 def segment_table(record: dict[str, Any]) -> Table:
-    """Build the table of AUC and GAUC per segment of one record."""
+    """Build the table of AUC, GAUC and LogLoss per segment of one record.
+
+    ``users in GAUC`` have both classes within the segment's rows. Records of earlier versions have
+    no LogLoss of a segment.
+    """
     title = f"{record['name']} on {record['dataset']}, test rows, seed {record['seed']}"
     table = Table(title=title, title_justify="left")
     table.add_column("segment")
-    for name in ("AUC", "GAUC", "rows", "users", "positives"):
+    for name in ("AUC", "GAUC", "LogLoss", "rows", "users", "users in GAUC", "positives"):
         table.add_column(name, justify="right")
     for name, row in record["segments"].items():
         table.add_row(
             name,
             _cell(row["auc"]),
             _cell(row["gauc"]),
+            _cell(row.get("logloss")),
             _cell(row["rows"]),
             _cell(row["users"]),
+            _cell(row["users"] - row["users_one_class"]),
             _cell(row["positive_share"], 3),
         )
     return table

@@ -11,8 +11,21 @@ import pandas as pd
 
 from recbole_choir.analysis import record as records
 from recbole_choir.analysis.differences import FILE as DIFFERENCES
+from recbole_choir.evaluator import ASOF_NAMES
 
-SEGMENTS = ("all", "low", "level_1", "level_3", "level_5", "new_users")
+#: Columns of a study's tables that asks for none. As-of segments that no record has are left out.
+SEGMENTS = (
+    "all",
+    "low",
+    "level_1",
+    "level_3",
+    "level_5",
+    "asof_1",
+    "asof_3",
+    "asof_5",
+    "n_buy_lt_5",
+    "new_users",
+)
 
 
 def load_records(folder: Path) -> pd.DataFrame:
@@ -98,8 +111,11 @@ def comparison(
     """One table: a row per cell in the order of the records, a column per segment.
 
     Cells hold mean and sample standard deviation over seeds; a cell whose every run failed says so.
+    Records of earlier versions have no as-of segments: those that no run has are left out.
     """
     part = frame[(frame["dataset"] == dataset) & ~frame["role"].isin(["tune", "superseded"])]
+    found = set(part["segment"])
+    segments = [s for s in segments if s in found or s not in ASOF_NAMES]
     table: dict[str, dict[str, str]] = {}
     for cell, runs in part.groupby("cell", sort=False):
         if metric not in runs or runs[metric].isna().all():

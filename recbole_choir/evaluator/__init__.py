@@ -14,6 +14,7 @@ from recbole_choir.evaluator.gauc import (
 from recbole_choir.evaluator.metrics import auc, logloss
 from recbole_choir.evaluator.pairs import PairCounts
 from recbole_choir.evaluator.segments import (
+    ASOF_NAMES,
     SEGMENT_COLUMNS,
     SEGMENT_NAMES,
     Segments,
@@ -21,6 +22,7 @@ from recbole_choir.evaluator.segments import (
 )
 
 __all__ = [
+    "ASOF_NAMES",
     "SEGMENT_COLUMNS",
     "SEGMENT_NAMES",
     "WEIGHTINGS",

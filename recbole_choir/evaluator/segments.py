@@ -1,7 +1,8 @@
-"""Segments of users and items by their activity in training, and the metrics of each.
+"""Segments of the evaluated rows by the activity of users and items, and the metrics of each.
 
-Every definition is fixed by the training rows (:meth:`Segments.fit`); the rows being evaluated only
-choose which of the users and items are looked at.
+Users and items are told apart by the training rows (:meth:`Segments.fit`): a user is low, a tail
+user or new in all of its rows. Histories are as of the row, so that a low user may have a long one
+by then; the as-of segments tell rows apart by what their user had done before them.
 """
 
 from __future__ import annotations
@@ -16,16 +17,25 @@ import numpy.typing as npt
 from recbole_choir.errors import ConfigError, DataError
 from recbole_choir.evaluator.checks import as_vector, check_groups, check_labels, check_scores
 from recbole_choir.evaluator.gauc import check_weighting, weighted_mean_auc
+from recbole_choir.evaluator.metrics import logloss
 from recbole_choir.evaluator.pairs import count_pairs
 
 N_LEVELS: Final = 5
+#: Rows of users with fewer positives than this before the row are ``n_buy_lt_5``.
+FEW_POSITIVES: Final = 5
 
+#: Segments that need the positives before each row.
+ASOF_NAMES: Final = (
+    *(f"asof_{k}" for k in range(1, N_LEVELS + 1)),
+    f"n_buy_lt_{FEW_POSITIVES}",
+)
 #: What rows are told apart by, in order of the report.
 SEGMENT_NAMES: Final = (
     "all",
     "low",
     "rest",
     *(f"level_{k}" for k in range(1, N_LEVELS + 1)),
+    *ASOF_NAMES,
     "head_users",
     "tail_users",
     "head_items",
@@ -42,6 +52,7 @@ SEGMENT_COLUMNS: Final = (
     "users",
     "positive_share",
     "users_one_class",
+    "logloss",
 )
 
 Bools = npt.NDArray[np.bool_]
@@ -137,14 +148,19 @@ class Segments:
         level[order] = np.arange(len(ids)) * N_LEVELS // len(ids) + 1
         return ids, level
 
-    def masks(self, users: npt.ArrayLike, items: npt.ArrayLike) -> dict[str, Bools]:
+    def masks(
+        self, users: npt.ArrayLike, items: npt.ArrayLike, n_buy: npt.ArrayLike | None = None
+    ) -> dict[str, Bools]:
         """Return, for each segment in order of the report, which rows belong to it.
 
         Args:
             users, items: Internal ids of the rows, ``[N]``.
+            n_buy: Positives of the row's user strictly before the row, ``[N]``; without them there
+                are no as-of segments (:data:`ASOF_NAMES`).
 
         Raises:
-            DataError: If lengths differ or an id lies outside its vocabulary.
+            DataError: If lengths differ, an id lies outside its vocabulary or ``n_buy`` is not a
+                number from 0.
         """
         n_rows = as_vector("users", users).size
         u = _ids("users", users, n_rows, len(self.low))
@@ -157,6 +173,7 @@ class Segments:
             "low": low,
             "rest": ~low,
             **{f"level_{k}": row_level == k for k in range(1, N_LEVELS + 1)},
+            **({} if n_buy is None else asof_masks(_counts("n_buy", n_buy, n_rows))),
             "head_users": ~tail_u,
             "tail_users": tail_u,
             "head_items": ~tail_i,
@@ -173,6 +190,7 @@ class Segments:
         labels: npt.ArrayLike,
         scores: npt.ArrayLike,
         weighting: str = "impressions",
+        n_buy: npt.ArrayLike | None = None,
     ) -> dict[str, dict[str, float]]:
         """Compute the metrics of every segment.
 
@@ -180,11 +198,13 @@ class Segments:
             users, items: Internal ids of the evaluated rows, ``[N]``.
             labels, scores: See :func:`recbole_choir.evaluator.gauc`.
             weighting: Weight of a user in the column ``gauc``.
+            n_buy: See :meth:`masks`.
 
         Returns:
             Segment name -> :data:`SEGMENT_COLUMNS`: ``auc`` over the segment's rows, ``gauc``,
             ``gauc_uniform`` (PAPER_GAPS C23), ``rows``, ``users``, ``positive_share`` (of the
-            segment's rows) and ``users_one_class`` (left out of gauc). What is undefined is NaN.
+            segment's rows), ``users_one_class`` (left out of gauc) and ``logloss``. A user's AUC is
+            made of its rows within the segment. What is undefined is NaN.
             ``pandas.DataFrame.from_dict(report, orient="index")`` makes a table.
 
         Raises:
@@ -198,8 +218,28 @@ class Segments:
         i = check_groups(items, y.size, "items")
         return {
             name: segment_metrics(u[mask], y[mask], s[mask], weighting)
-            for name, mask in self.masks(u, i).items()
+            for name, mask in self.masks(u, i, n_buy).items()
         }
+
+
+def asof_masks(n_buy: npt.NDArray[Any]) -> dict[str, Bools]:
+    """Return which rows belong to each as-of segment (:data:`ASOF_NAMES`).
+
+    ``asof_1`` (least) to ``asof_5`` are fifths of the evaluated rows by the positives before them.
+    Equal numbers stay together: a row's fifth is that of the share of rows with fewer positives,
+    floor(5 share) + 1. ``asof_1`` thus holds a fifth of the rows or more, and a number that many
+    rows have may leave the next fifths empty. ``n_buy_lt_5`` does not depend on the other rows.
+
+    Args:
+        n_buy: Positives of the user strictly before each row, ``[N]``.
+
+    Returns:
+        Name -> bool ``[N]``.
+    """
+    fewer = np.searchsorted(np.sort(n_buy), n_buy)  # rows with fewer positives
+    fifth = fewer * N_LEVELS // len(n_buy) + 1
+    masks = {f"asof_{k}": fifth == k for k in range(1, N_LEVELS + 1)}
+    return {**masks, f"n_buy_lt_{FEW_POSITIVES}": n_buy < FEW_POSITIVES}
 
 
 def segment_metrics(
@@ -212,12 +252,12 @@ def segment_metrics(
     Args:
         users: User of each row of the segment, ``[n]``.
         y: bool ``[n]``, True for positives.
-        s: Scores ``[n]``.
+        s: Scores ``[n]``; ``logloss`` is NaN where they are no probabilities.
         weighting: Weight of a user in ``gauc``.
     """
     nan = float("nan")
     if y.size == 0:
-        return dict(zip(SEGMENT_COLUMNS, (nan, nan, nan, 0, 0, nan, 0)))
+        return dict(zip(SEGMENT_COLUMNS, (nan, nan, nan, 0, 0, nan, 0, nan)))
     counts = count_pairs(y, s, users)
     weighted = weighted_mean_auc(counts, weighting)
     whole = count_pairs(y, s, np.zeros(y.size, dtype=np.int64))
@@ -229,7 +269,21 @@ def segment_metrics(
         "users": weighted.n_users,
         "positive_share": float(y.mean()),
         "users_one_class": weighted.n_one_class,
+        "logloss": logloss(y, s) if s.min() >= 0 and s.max() <= 1 else nan,
     }
+
+
+def _counts(name: str, values: npt.ArrayLike, n_rows: int) -> npt.NDArray[Any]:
+    """Check a number of events for each row."""
+    counts = as_vector(name, values)
+    if counts.size != n_rows:
+        raise DataError(f"{name}: expected {n_rows} rows as in users, got {counts.size}")
+    if counts.dtype.kind not in "iuf":
+        raise DataError(f"{name}: expected numbers from 0, got values of type {counts.dtype}")
+    bad = np.flatnonzero(~(counts >= 0))  # NaN too
+    if bad.size:
+        raise DataError(f"{name}: expected numbers from 0, got {counts[bad[0]]} in row {bad[0]}")
+    return counts
 
 
 def _ids(name: str, values: npt.ArrayLike, n_rows: int, size: int) -> Ints:

@@ -18,6 +18,7 @@ from recbole.utils import FeatureType, ModelType
 
 from recbole_choir.data.activity import Activity
 from recbole_choir.data.clusters import Clusters
+from recbole_choir.data.fields import N_BUY
 from recbole_choir.data.group_tables import GroupTables, Scale
 from recbole_choir.data.item_tables import ItemTables
 from recbole_choir.data.lifts import LiftSource
@@ -422,6 +423,15 @@ class ChoirDataset(Dataset):
         """Users, items (internal ids) and labels of the training rows, in the order of time."""
         train = self.row_inputs.events.take(np.sort(self.row_inputs.parts[0]))
         return train.user, train.item, train.label
+
+    def positives_before(self, part: str) -> NDArray[np.float32]:
+        """Positives of each row's user strictly before it, ``[n]``, in the order of a part's rows.
+
+        Args:
+            part: ``train``, ``valid`` or ``test``.
+        """
+        rows = self.row_inputs
+        return rows.columns[N_BUY][rows.parts[PARTS.index(part)]]
 
     def semantic_frames(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         """What a semantic table may be made from, with raw ids.

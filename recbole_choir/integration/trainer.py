@@ -29,6 +29,7 @@ from recbole_choir.integration.optimizer import (
 from recbole_choir.integration.predictions import Predictions, predict_rows
 from recbole_choir.integration.resumption import Resumable
 from recbole_choir.integration.schedule import check_schedule, learning_rate_at
+from recbole_choir.integration.training_checks import TrainingChecks
 from recbole_choir.integration.training_log import (
     Trackers,
     describe_training,
@@ -184,6 +185,7 @@ class ChoirTrainer(Resumable, Trainer):
         self._train_data = train_data
         self._restore_loader()
         loss_module = self._loss_module()
+        checks = TrainingChecks(self, train_data)
         if saved and self.start_epoch >= self.epochs and not Path(self.saved_model_file).exists():
             self._save_checkpoint(-1, verbose=verbose)
 
@@ -209,6 +211,7 @@ class ChoirTrainer(Resumable, Trainer):
             self.logger.info("Finished training, best eval result in epoch %d", best)
         if self.tensorboard is not None:
             self._add_hparam_to_tensorboard(self.best_valid_score)
+        checks.report()
         return self.best_valid_score, self.best_valid_result
 
     def _fit_epoch(

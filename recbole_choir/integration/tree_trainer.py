@@ -21,6 +21,7 @@ from recbole_choir.errors import CheckpointError, ConfigError, DataError
 from recbole_choir.integration import distributed
 from recbole_choir.integration.metrics import LabelledEvaluator, data_struct
 from recbole_choir.integration.predictions import Predictions, interaction_of
+from recbole_choir.integration.training_checks import warn_of_chance
 from recbole_choir.integration.tree_features import feature_matrix, feature_names
 
 
@@ -126,6 +127,7 @@ class TreeTrainer:
             if callback_fn is not None:
                 callback_fn(0, self.best_valid_score)
         self.history = [entry]
+        warn_of_chance(self)
         if verbose:
             self.logger.info(
                 "%s [%.2f s]  %d trees, %d features  %s",

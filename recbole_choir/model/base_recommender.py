@@ -159,6 +159,18 @@ class ChoirRecommender(ContextRecommender):
         """
         return frozenset()
 
+    def id_tables(self) -> dict[str, torch.Tensor]:
+        """Vectors of single ids, ``user`` and ``item`` -> ``[n_ids, d]`` by internal id.
+
+        For what looks at how ids are trained. A table that the model has not is left out; a model
+        that keeps its ids elsewhere says so here.
+        """
+        tables = {
+            "user": getattr(self, "user_table", None),
+            "item": getattr(self.item_encoder, "id_table", None),
+        }
+        return {k: t.weight for k, t in tables.items() if isinstance(t, FieldEmbedding)}
+
     def item_tokens(self, interaction: Interaction, extra_lookups: int = 0) -> ItemTokens:
         """Prepare item lookups of this batch: target, history, ``extra_lookups`` more."""
         n = interaction[fields.HIST_ITEMS].numel() + interaction[self.ITEM_ID].numel()

@@ -103,6 +103,32 @@ def test_average_refuses_other_rows(tmp_path: Path) -> None:
         average_pair(a, b, "two seeds", tmp_path / "mean.json")
 
 
+def test_runs_of_an_earlier_version_know_fewer_segments(tmp_path: Path) -> None:
+    a = _record(tmp_path, "a", 1, [0.2, 0.4, 0.4, 0.6], [0, 0, 1, 1])
+    b = _record(tmp_path, "b", 2, [0.4, 0.4, 0.6, 0.6], [0, 0, 1, 1])
+    with np.load(b.with_suffix(".npz")) as file:
+        newer = {name: file[name] for name in file.files}
+    newer["segments"] = np.insert(newer["segments"], 1, [True, False] * 2, axis=1)
+    newer["segment_names"] = np.array(["all", "asof_1", "low", "new"])
+    np.savez(b.with_suffix(".npz"), **newer)
+    for first, second in ((a, b), (b, a)):
+        path = average_pair(first, second, "two seeds", tmp_path / "mean.json")
+        segments = json.loads(path.read_text())["segments"]
+        assert set(segments) == {"all", "low", "new"}
+        assert segments["low"]["gauc"] == 1.0
+        assert np.load(tmp_path / "mean.npz")["segment_names"].tolist() == ["all", "low", "new"]
+    newer["segments"][0, 2] = False  # low
+    np.savez(b.with_suffix(".npz"), **newer)
+    with pytest.raises(DataError, match="different segments"):
+        average_pair(a, b, "two seeds", tmp_path / "mean.json")
+    for path, cell in ((a, "A"), (b, "B")):
+        content = {**json.loads(path.read_text()), "cell": cell, "role": "seed"}
+        path.write_text(json.dumps(content))
+    (tmp_path / "mean.json").unlink()
+    with pytest.raises(DataError, match="expected the segment 'asof_1', got all, low, new"):
+        write_differences(tmp_path, [("B", "A")], ["asof_1"])
+
+
 def test_differences_are_kept_for_the_tables(tmp_path: Path) -> None:
     for cell, scores in (("Base", [0.2, 0.4, 0.4, 0.6]), ("Other", [0.2, 0.4, 0.6, 0.4])):
         path = _record(tmp_path, cell, 1, scores, [0, 0, 1, 1])

@@ -78,6 +78,8 @@ def test_unknown_key_and_unknown_member(tmp_path: Path) -> None:
         _study(tmp_path, cells=[{"model": "Base", "confg": {}}])
     with pytest.raises(ConfigError, match=r"got 'tail_item'.*did you mean 'tail_items'"):
         _study(tmp_path, segments=["all", "tail_item"])
+    wanted = ["all", "asof_1", "n_buy_lt_5"]
+    assert _study(tmp_path, segments=wanted).compared == wanted
     with pytest.raises(ConfigError, match="'cells' is missing"):
         _study(tmp_path, cells=[])
 

@@ -49,6 +49,11 @@ def test_record_holds_what_was_run(tmp_path: Path) -> None:
     assert record["segments"]["all"]["gauc"] == pytest.approx(record["test"]["gauc"], abs=1e-6)
     low, rest = (record["segments"][s]["rows"] for s in ("low", "rest"))
     assert low + rest == record["segments"]["all"]["rows"] == record["rows"]["test"]
+    fifths = [record["segments"][f"asof_{k}"]["rows"] for k in range(1, 6)]
+    assert sum(fifths) == record["rows"]["test"]
+    assert 0 < record["segments"]["n_buy_lt_5"]["rows"] < record["rows"]["test"]
+    whole = record["segments"]["all"]
+    assert whole["logloss"] == pytest.approx(record["test"]["logloss"], abs=1e-6)
     assert record["table"]["fingerprint"]
     assert record["parameters"] > 100_000
     assert {"frac_qualified", "mean_alpha_fusion"} <= set(record["history"][0]["diagnostics"])

@@ -5,7 +5,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from recbole_choir.errors import ConfigError, DataError
-from recbole_choir.evaluator import SEGMENT_COLUMNS, SEGMENT_NAMES, Segments, gauc
+from recbole_choir.evaluator import (
+    ASOF_NAMES,
+    SEGMENT_COLUMNS,
+    SEGMENT_NAMES,
+    Segments,
+    gauc,
+    segment_metrics,
+)
 
 # Users 1..6 (0 is padding); training rows: user 1 x4, 2 x3, 3 x2, 4 x1, 5 and 6 none.
 TRAIN_USERS = [1, 1, 1, 1, 2, 2, 2, 3, 3, 4]
@@ -126,12 +133,93 @@ def test_weighting_reaches_gauc_only():
 
 def test_complements_cover_every_row_once():
     rng = np.random.default_rng(0)
-    masks = fit().masks(rng.integers(1, 7, 300), rng.integers(1, 5, 300))
+    users, items = rng.integers(1, 7, 300), rng.integers(1, 5, 300)
+    masks = fit().masks(users, items, rng.integers(0, 9, 300))
     assert tuple(masks) == SEGMENT_NAMES
+    assert tuple(fit().masks(users, items)) == tuple(
+        n for n in SEGMENT_NAMES if n not in ASOF_NAMES
+    )
+    assert (sum(masks[f"asof_{k}"].astype(int) for k in range(1, 6)) == 1).all()
     assert not (masks["low"] ^ ~masks["rest"]).any()
     assert not (masks["head_users"] ^ ~masks["tail_users"]).any()
     assert (sum(masks[f"level_{k}"].astype(int) for k in range(1, 6)) == 1).all()
     np.testing.assert_array_equal(masks["tail_sample"], masks["tail_users"] | masks["tail_items"])
+
+
+def fifths(n_buy):
+    users = np.ones(len(n_buy), dtype=int)
+    masks = fit().masks(users, users, n_buy)
+    return sum(k * masks[f"asof_{k}"].astype(int) for k in range(1, 6)).tolist()
+
+
+def test_asof_fifths_by_hand():
+    # Shares with fewer: 0 of 10; 4 of 10 (the four zeros); 5; 6, 6 (both sevens); 8; 9 of 10
+    assert fifths([0, 7, 0, 3, 0, 7, 0, 5, 9, 40]) == [1, 4, 1, 3, 1, 4, 1, 3, 5, 5]
+    assert fifths([5, 4, 3, 2, 1]) == [5, 4, 3, 2, 1], "without ties: fifths of equal size"
+    assert fifths([3, 3, 3]) == [1, 1, 1], "ties stay together, in the least"
+    assert fifths([0, 0, 0, 0, 0, 0, 0, 0, 0, 1]) == [1] * 9 + [5]
+    masks = fit().masks([1, 1, 1], [1, 1, 1], [4, 5, 0])
+    assert masks["n_buy_lt_5"].tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("n", [1, 7, 100])
+def test_asof_fifths_keep_order_and_equal_numbers_together(n):
+    n_buy = np.random.default_rng(n).integers(0, 30, n)
+    fifth = np.array(fifths(n_buy))
+    order = np.argsort(n_buy, kind="stable")
+    assert (np.diff(fifth[order]) >= 0).all()
+    assert all(len(set(fifth[n_buy == v])) == 1 for v in set(n_buy))
+    assert fifth.min() == 1
+    assert (fifth == 1).sum() >= n // 5
+    np.testing.assert_array_equal(fifths(n_buy * 3 + 1), fifth)  # the order alone counts
+
+
+def test_a_user_active_only_late_is_in_both_ends():
+    """User 6, new to training, buys ten times in the test rows: low, yet not as of the row."""
+    users = [6] * 10
+    masks = fit().masks(users, [1] * 10, np.arange(10))
+    assert masks["low"].all()
+    assert masks["new_users"].all()
+    assert masks["level_1"].all()
+    assert np.flatnonzero(masks["asof_1"]).tolist() == [0, 1]
+    assert np.flatnonzero(masks["asof_5"]).tolist() == [8, 9]
+    assert np.flatnonzero(masks["n_buy_lt_5"]).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_gauc_of_an_asof_segment_is_over_its_rows_alone():
+    # User 1 has 1, 2, 8, 9 positives before its rows, user 2 has 1, 2, 3, 9
+    users, n_buy = [1, 1, 1, 1, 2, 2, 2, 2], [1, 2, 8, 9, 1, 2, 3, 9]
+    labels, scores = [1, 0, 1, 0, 0, 1, 1, 1], [0.9, 0.1, 0.2, 0.8, 0.3, 0.6, 0.2, 0.7]
+    report = fit().report(users, [1] * 8, labels, scores, n_buy=n_buy)
+    few = report["n_buy_lt_5"]  # user 1: right; user 2: .6 > .3 > .2, half; weights 2 and 3
+    assert few["gauc"] == pytest.approx((2 * 1 + 3 * 0.5) / 5)
+    assert few["gauc_uniform"] == pytest.approx(0.75)
+    assert (few["rows"], few["users"], few["users_one_class"]) == (5, 2, 0)
+    most = report["asof_5"]  # nobody: shares with fewer are at most 6 of 8, the nines
+    assert most["rows"] == 0
+    fourth = report["asof_4"]  # 8 (5 of 8 have fewer), 9, 9: user 1 wrong, user 2 of one class
+    assert (fourth["rows"], fourth["users"], fourth["users_one_class"]) == (3, 2, 1)
+    assert fourth["gauc"] == 0.0
+
+
+def test_bad_numbers_of_positives():
+    with pytest.raises(DataError, match="n_buy: expected 2 rows as in users, got 3"):
+        fit().masks([1, 2], [1, 1], [0, 1, 2])
+    with pytest.raises(DataError, match="n_buy: expected numbers from 0, got -1 in row 1"):
+        fit().masks([1, 2], [1, 1], [0, -1])
+    with pytest.raises(DataError, match="n_buy: expected numbers from 0, got nan in row 0"):
+        fit().masks([1, 2], [1, 1], [np.nan, 1.0])
+    with pytest.raises(DataError, match="n_buy: expected numbers from 0, got values of type"):
+        fit().masks([1, 2], [1, 1], ["a", "b"])
+
+
+def test_logloss_of_a_segment_by_hand():
+    users, labels = np.array([1, 1, 2]), np.array([True, False, True])
+    row = segment_metrics(users, labels, np.array([0.5, 0.25, 0.25]), "impressions")
+    assert row["logloss"] == pytest.approx(-np.log([0.5, 0.75, 0.25]).mean())
+    assert np.isnan(
+        segment_metrics(users, labels, np.array([0.5, -3.0, 2.0]), "uniform")["logloss"]
+    )
 
 
 def test_evaluated_rows_do_not_move_the_definitions():

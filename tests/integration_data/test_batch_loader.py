@@ -48,6 +48,27 @@ def test_the_order_depends_on_seed_and_epoch_alone(built: ChoirDataset) -> None:
     assert order(loader(built, seed=8)) != epochs[0]
 
 
+def test_positives_before_are_those_of_the_rows_that_are_evaluated(built: ChoirDataset) -> None:
+    """As-of segments join them to predictions by place."""
+    for part, name in enumerate(("train", "valid", "test")):
+        got = order(loader(built, part, shuffle=False, training=False))
+        assert [n for _, _, n in got] == built.positives_before(name).tolist()
+    rows, at = built.row_inputs, built.row_inputs.parts[2]
+    events = rows.events
+    by_hand = [
+        int(
+            (
+                (events.user == events.user[k])
+                & (events.time < events.time[k])
+                & (events.label > 0)
+            ).sum()
+        )
+        for k in at
+    ]
+    assert built.positives_before("test").tolist() == by_hand
+    assert len(set(by_hand)) > 5
+
+
 def test_every_row_once_with_its_own_values(built: ChoirDataset) -> None:
     rows = built.row_inputs
     at = rows.parts[0]

@@ -66,6 +66,18 @@ def test_fit_evaluate_and_gauc(make_trainer):
     json.dumps(trainer.history)
 
 
+def test_an_auc_near_chance_is_said(make_trainer, caplog):
+    train, valid = loader(200, 0), loader(60, 1)
+    make_trainer().fit(train, valid, verbose=False)
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
+    coin = torch.Generator().manual_seed(1)
+    for part in (train, valid):
+        part.rows["label"] = torch.randint(0, 2, part.rows["label"].shape, generator=coin).float()
+    make_trainer(valid_metric="AUC").fit(train, valid, verbose=False)
+    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "within 2 standard errors of chance" in line
+
+
 def test_the_saved_booster_alone_is_enough(make_trainer):
     first = make_trainer()
     valid = loader(150, 1)

@@ -134,6 +134,21 @@ def test_every_registered_model_is_looked_at() -> None:
 
 
 @every_model
+def test_id_tables_are_what_ids_train(helpers, name: str, settings: dict) -> None:
+    model = make(helpers, name, settings)
+    tables = model.id_tables()
+    sizes = {"user": model.inputs_schema.n_users, "item": model.inputs_schema.n_items}
+    own = {id(parameter) for parameter in model.parameters()}
+    assert set(tables) == ({"item"} if settings.get("tailnet_pure") else {"user", "item"})
+    start = {name: table.detach().clone() for name, table in tables.items()}
+    train(model, helpers, range(1))
+    for side, table in tables.items():
+        assert table.shape == (sizes[side], model.embedding_size)
+        assert id(table) in own
+        assert (table != start[side]).any(1).sum() > 10, "of ids in the batches"
+
+
+@every_model
 def test_a_row_alone_scores_as_in_a_batch(helpers, name: str, settings: dict) -> None:
     # 1e-6: matrix products of another size may add in another order.
     model, batch = trained(helpers, name, settings), helpers.batch()

@@ -293,11 +293,78 @@ def test_user_loss_by_hand(helpers) -> None:
     model.draws.uniform = lambda *shape, device: torch.full(shape, 0.5)  # R = 2
     full = model.states(batch["hist_items"])
     recent = model.states(batch["hist_items"][:, -2:])
-    gap = (model.user_map(recent) - full).square().sum(1)
+    gap = (model.user_map(recent) - full).square().mean(1)
     count = side.count[batch["user_id"]].clamp(5, 6)
     weight = (math.pi / 2 * 0.25 + math.pi / 2 * (count - 5.0)).sin().abs()
     expected = (weight * gap).sum() / n
     torch.testing.assert_close(model.user_loss(batch, full), expected)
+
+
+class Twice(torch.nn.Module):
+    """A layer's output with every column repeated."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.inner(x)] * 2, dim=-1)
+
+
+def say(layer: torch.nn.Linear, *values: float) -> None:
+    """Let a layer answer the same whatever it is given."""
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.bias.copy_(torch.tensor(values))
+
+
+def test_losses_are_means_over_d_and_weights_enter_once(helpers) -> None:
+    """Gaps of 1, 2, 3 and 4: 30 / 4; the code's ``(w * (a - b) ** 2).mean()``."""
+    model, batch = melt(helpers), helpers.batch()
+    heads = head_users_batch(helpers, model)
+    say(model.user_map, 1.0, 2.0, 3.0, 4.0)
+    model.on_epoch_start(1)  # of 4; T = 4, L_max = 6: a user with 5 weighs sin(pi / 8), others cos
+    least = model.users.count[heads["user_id"]] <= 5
+    weight = torch.where(least, math.sin(math.pi / 8), math.cos(math.pi / 8)).mean()
+    loss = model.user_loss(heads, torch.zeros(len(heads), 4))
+    torch.testing.assert_close(loss, 7.5 * weight)
+
+    say(model.item_map, 1.0, 2.0, 3.0, 4.0)
+    torch.nn.init.zeros_(model.item_encoder.id_table.weight)
+    model.progress = 0.5
+    t = model.items.threshold
+    ids = torch.unique(batch["item_id"])
+    count = model.items.count[ids[model.items.head[ids]]].clamp(t + 1, t + 50)
+    weight = (math.pi / 4 + math.pi / 100 * (count - t - 1)).sin().abs().mean()
+    torch.testing.assert_close(model.item_loss(batch), 7.5 * weight)
+
+
+def test_repeating_every_column_leaves_the_losses(helpers) -> None:
+    """A lambda means the same at every embedding size."""
+    model, batch = melt(helpers), helpers.batch()
+    heads = head_users_batch(helpers, model)
+    model.on_epoch_start(1)
+    full = model.states(heads["hist_items"])
+    model.draws.uniform = lambda *shape, device: torch.full(shape, 0.5)
+    state = model.draw.draws.generator.get_state()
+    once = [model.user_loss(heads, full), model.item_loss(batch)]
+    model.draw.draws.generator.set_state(state)
+    table, plain_map = model.item_encoder.id_table, model.user_map
+    model.user_map = Twice(plain_map)
+    twice = [model.user_loss(heads, torch.cat([full, full], dim=1))]
+    model.user_map, model.item_map = plain_map, Twice(model.item_map)
+    states = model.context_states
+
+    def of_the_plain_table(ranges: torch.Tensor) -> torch.Tensor:
+        model.item_encoder.id_table = table
+        found = states(ranges)
+        model.item_encoder.id_table = Twice(table)
+        return found
+
+    model.context_states = of_the_plain_table  # type: ignore[method-assign]
+    twice.append(model.item_loss(batch))
+    torch.testing.assert_close(twice, once)
+    assert min(once) > 0
 
 
 def test_recent_parts_are_shorter_than_the_threshold_and_of_every_length(helpers) -> None:
@@ -350,7 +417,7 @@ def test_item_loss_by_hand_reaches_both_maps(helpers) -> None:
         contexts = drawn.context[drawn.owner[a] > 0]
         f = model.context_states(model.ranges_head[:, contexts])
         mean = (f + model.user_map(f)).mean(0)
-        gap = (model.item_map(mean) - model.item_encoder.id_table.weight[item]).square().sum()
+        gap = (model.item_map(mean) - model.item_encoder.id_table.weight[item]).square().mean()
         count, t = model.items.count[item], model.items.threshold
         weight = math.sin(
             math.pi / 4 + math.pi / 100 * (min(max(int(count), t + 1), t + 50) - t - 1)

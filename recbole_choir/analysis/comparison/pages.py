@@ -15,6 +15,7 @@ from recbole_choir.analysis import record as records
 from recbole_choir.analysis.comparison.plan import Cell, Plan
 from recbole_choir.analysis.comparison.summary import LEVEL, SEGMENTS, State
 from recbole_choir.analysis.tables import comparison, difference, gates, to_markdown
+from recbole_choir.evaluator import ASOF_NAMES
 
 PAGE = "comparison.md"
 TABLES = Path("tables")
@@ -29,18 +30,21 @@ class View:
         title: Heading.
         segments: Columns.
         metrics: A table each; the gain is in GAUC.
+        tested: Whether its segments are tested, so that there are gains with marks.
     """
 
     name: str
     title: str
     segments: tuple[str, ...]
     metrics: tuple[str, ...] = ("auc", "gauc")
+    tested: bool = True
 
 
 #: ChoirRec's Table 1 and Figure 5, AKT-Rec's Table 1, and who is new.
 VIEWS = (
     View("overall", "Overall and low activity", ("low", "all")),
     View("levels", "Activity levels", tuple(f"level_{k}" for k in range(1, 6)), ("gauc",)),
+    View("asof", "Activity before the row", ASOF_NAMES, tested=False),
     View("head_tail", "Head and tail", ("tail_users", "head_users", "tail_items", "head_items")),
     View("new", "New users and items", ("new_users", "new_items")),
 )
@@ -55,7 +59,7 @@ def tidy(plan: Plan, found: Mapping[tuple[str, str], Sequence[Path]]) -> pd.Data
                 record = records.read_json(path)
                 common = {"dataset": dataset, "cell": name, "role": "seed", "seed": record["seed"]}
                 for segment, values in record["segments"].items():
-                    if segment in SEGMENTS:
+                    if segment in SEGMENTS or segment in ASOF_NAMES:
                         rows.append({**common, "segment": segment, **values})
     columns = ["dataset", "cell", "role", "seed", "segment", "auc", "gauc"]
     return pd.DataFrame(rows, columns=None if rows else columns)
@@ -89,7 +93,10 @@ def write_pages(
         chances = [row for row in significance if row["dataset"] == dataset]
         names = _names(plan, dataset, ("model", "variant", "control"))
         parts.append(f"## {dataset}")
+        known = set(frame.loc[frame["dataset"] == dataset, "segment"])
         for view in VIEWS:
+            if not view.tested and known.isdisjoint(view.segments):
+                continue  # records of an earlier version
             parts.append(f"### {view.title}")
             for metric in view.metrics:
                 table = means(frame, dataset, names, view.segments, metric, status)
@@ -98,6 +105,8 @@ def write_pages(
                     _numbers(frame, dataset, names, view.segments, metric),
                     out / TABLES / f"{dataset}-{view.name}-{metric}.csv",
                 )
+            if not view.tested:
+                continue
             table = gains(chances, names, plan.base, view.segments)
             title = f"**relative gain in GAUC over {plan.base}, %**"
             parts.append(f"{title}\n\n{to_markdown(table, 'model')}")

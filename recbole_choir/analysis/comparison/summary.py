@@ -14,7 +14,7 @@ from recbole_choir.analysis import record as records
 from recbole_choir.analysis.comparison.plan import Average, Plan
 from recbole_choir.analysis.comparison.progress import Progress
 from recbole_choir.analysis.differences import FILE as DIFFERENCES
-from recbole_choir.analysis.differences import load_predictions
+from recbole_choir.analysis.differences import load_predictions, same_rows, segment_rows
 from recbole_choir.analysis.ensemble import average_pair, seed_pairs
 from recbole_choir.analysis.runs import finished, record_path
 from recbole_choir.analysis.significance import UserAUC, bootstrap, holm, paired_t
@@ -174,7 +174,7 @@ def _segment(
 ) -> list[dict[str, Any]]:
     """Bootstrap all pairs in one segment on the same draws; nothing where no user has an AUC."""
     first = loaded[pairs[0][0]][0]
-    rows = first["segments"][:, first["segment_names"].tolist().index(segment)]
+    rows = segment_rows(first, segment)
     nothing = {"mean": None, "low": None, "high": None, "n_users": 0}
     if not rows.any():
         return [dict(nothing) for _ in pairs]
@@ -189,12 +189,7 @@ def _segment(
 
 
 def _same_rows(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> bool:
-    reference = first[0]
-    return all(
-        np.array_equal(run[key], reference[key])
-        for run in (*first, *second)
-        for key in ("users", "labels", "segments", "segment_names")
-    )
+    return same_rows([*first, *second], ("users", "labels")) is None
 
 
 def _value(record: Mapping[str, Any], segment: str, metric: str = "gauc") -> float:

@@ -19,6 +19,7 @@ from recbole_choir.analysis.page.plot import Plot
 from recbole_choir.analysis.page.provenance import command, version_sets
 from recbole_choir.analysis.tables import comparison, gates, interval
 from recbole_choir.data.semantic_table import SemanticTable
+from recbole_choir.evaluator import ASOF_NAMES
 
 #: Name of a table -> its segments and their headings.
 SEGMENTS: Final[dict[str, dict[str, str]]] = {
@@ -35,6 +36,14 @@ SEGMENTS: Final[dict[str, dict[str, str]]] = {
         "level_3": "level 3",
         "level_4": "level 4",
         "level_5": "level 5 (most)",
+    },
+    "Activity before the row": {
+        "asof_1": "fifth 1 (least)",
+        "asof_2": "fifth 2",
+        "asof_3": "fifth 3",
+        "asof_4": "fifth 4",
+        "asof_5": "fifth 5 (most)",
+        "n_buy_lt_5": "fewer than 5",
     },
     "Head and tail": {
         "head_users": "head users",
@@ -160,7 +169,12 @@ def _metric_tables(
     kinds = folder.kinds(dataset)
     main = folder.main().cells(dataset)
     others = [cell for cell in kinds if cell not in main]
-    parts = [(title, heads, main) for title, heads in SEGMENTS.items()]
+    known = set(frame.loc[frame["dataset"] == dataset, "segment"])
+    parts = [
+        (title, heads, main)
+        for title, heads in SEGMENTS.items()
+        if known.intersection(heads) or not set(ASOF_NAMES).issuperset(heads)
+    ]  # records of an earlier version have no as-of segments
     if others:
         heads = {"all": "all rows", "low": "low activity", "level_1": "level 1 (least)"}
         cells = [*([folder.base] if folder.base in kinds else []), *others]

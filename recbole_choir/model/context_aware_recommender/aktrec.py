@@ -421,6 +421,11 @@ class AKTRec(ChoirRecommender):
         features = torch.cat([token, item.stats[snapshot, item_id]], dim=-1)
         view.items.observe(item.cluster_of(snapshot, item_id), features)
 
+    def id_tables(self) -> dict[str, torch.Tensor]:
+        """The individual vectors of users and items; see :meth:`ChoirRecommender.id_tables`."""
+        sides = {"user": self.user_table, "item": self.item_encoder.identity}
+        return {k: e.individual.weight for k, e in sides.items() if e.individual is not None}
+
     def epoch_diagnostics(self) -> dict[str, float]:
         """What losses, gates and embeddings did over the epoch so far.
 

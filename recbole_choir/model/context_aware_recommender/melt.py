@@ -46,8 +46,8 @@ class MELT(Base):
 
     f is the state of the newest item; ``[s_u; e~_i; s_u * e~_i]`` joins the tower's input::
 
-        L_U  = mean w_u || W_U f(recent R) - f(all) ||^2                 head users
-        L_I  = mean w_i || W_I mean_k (f(c_k) + W_U f(c_k)) - e_i ||^2   head items, contexts c_k
+        L_U  = mean w_u || W_U f(recent R) - f(all) ||^2 / d                 head users
+        L_I  = mean w_i || W_I mean_k (f(c_k) + W_U f(c_k)) - e_i ||^2 / d   head items, contexts c
         L    = BCE + lambda_U L_U + lambda_I L_I
         s_u  = (f + W_U f) / 2       tail users, in evaluation alone
         e~_i = W_I mean_c f(c)       tail items, set at the start of an epoch, trained on from there
@@ -58,16 +58,18 @@ class MELT(Base):
 
     Sourced (the authors' code, rqlja1107/MELT; abstract of arXiv 2304.08382): branches, losses,
     curriculum, both transfers and their time, two blocks with one head and dropout .5, training on
-    from a trained encoder. Reconstruction: an encoder beside Base's features and BCE for its own
-    loss; T the most positives of a tail id; contexts without the item itself and without reversed
-    suffixes, since histories here end before the candidate; leaving one user out; e~ for the
-    candidate alone; ``L_U`` on rows of head users with more history than T, one a user and batch;
-    budgets a step. Three things follow from the tower, which is no dot
-    product. Targets are detached (``melt_detach_target``): in the code f alone has to give the
-    scores, here Base's features do as well, and f would shrink until L_U is next to nothing. A tail
-    user's s is the mean of f and W_U f, their sum in the code (``melt_merge``): a dot product ranks
-    both alike, a tower has learned f's scale. No e~ in the first epoch (``melt_transfer_from``),
-    one of 160 in the code and half of two here, where W_I has yet to learn.
+    from a trained encoder; the mean over d, to which the lambdas of .1 to .4 belong (the paper's
+    Algorithm 1 has the sum), and weights that enter once, ``(w * (a - b) ** 2).mean()``.
+    Reconstruction: an encoder beside Base's features and BCE for its own loss; T the most positives
+    of a tail id; contexts without the item itself and without reversed suffixes, since histories
+    here end before the candidate; leaving one user out; e~ for the candidate alone; ``L_U`` on rows
+    of head users with more history than T, one a user and batch; budgets a step. Three things
+    follow from the tower, which is no dot product. Targets are detached (``melt_detach_target``):
+    in the code f alone has to give the scores, here Base's features do as well, and f would shrink
+    until L_U is next to nothing. A tail user's s is the mean of f and W_U f, their sum in the code
+    (``melt_merge``): a dot product ranks both alike, a tower has learned f's scale. No e~ in the
+    first epoch (``melt_transfer_from``), one of 160 in the code and half of two here, where W_I has
+    yet to learn.
 
     With both lambdas 0 it is its backbone, Base with f: the control that tells the branches from
     the encoder.
@@ -216,7 +218,7 @@ class MELT(Base):
         history = history[row]
         kept = history * (recency(history > 0) < recent.unsqueeze(1))
         target = full[row].detach() if self.detach else full[row]
-        gap = (self.user_map(self.states(kept)) - target).square().sum(1)
+        gap = (self.user_map(self.states(kept)) - target).square().mean(1)
         count = side.excess_count(user[row]).clamp_max(self.history_length)
         weight = user_weight(count, side.threshold, self.history_length, self.progress)
         return (weight * gap * valid).sum() / valid.sum().clamp_min(1)
@@ -231,7 +233,7 @@ class MELT(Base):
         target = self.item_encoder.id_table(drawn.items)
         if self.detach:
             target = target.detach()
-        gap = (self.item_map(mean) - target).square().sum(1)
+        gap = (self.item_map(mean) - target).square().mean(1)
         weight = item_weight(side.excess_count(drawn.items), side.threshold, self.progress)
         return (weight * gap * drawn.complete).sum() / drawn.complete.sum().clamp_min(1)
 

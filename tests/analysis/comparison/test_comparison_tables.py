@@ -119,6 +119,24 @@ def rows_under(page: str, title: str) -> list[str]:
     return [line for line in part.splitlines() if line.startswith("| ")]
 
 
+def test_asof_segments_have_a_table_where_the_records_know_them(
+    compared: Path, fakes: Any, tmp_path: Path
+) -> None:
+    assert "Activity before the row" not in (compared / "comparison.md").read_text()
+    plan = fakes.plan_of("Base", trials=0)
+    state = run_missing(plan, tmp_path, 1, fakes.Fake(tmp_path), show_progress=False)
+    for seed, path in enumerate(sorted(tmp_path.glob("*.json"))):
+        content = json.loads(path.read_text())
+        content["segments"]["asof_1"] = {"gauc": 0.5 + seed / 10, "auc": 0.5}
+        path.write_text(json.dumps(content))
+    write_tables(plan, state, tmp_path, "recbole-choir compare")
+    head, _, base, *_ = rows_under((tmp_path / "comparison.md").read_text(), "Activity before")
+    assert head == "| model | runs | asof_1 | asof_2 | asof_3 | asof_4 | asof_5 | n_buy_lt_5 |"
+    assert base.startswith("| Base | 3 | 0.5000")  # AUC
+    numbers = pd.read_csv(tmp_path / "tables" / "ml-100k-asof-gauc.csv", index_col="model")
+    assert numbers.loc["Base", "asof_1_mean"] == pytest.approx(0.6)
+
+
 def test_tables_have_every_row_in_the_papers_shape(compared: Path) -> None:
     page = (compared / "comparison.md").read_text()
     models = ["Base", "two Base seeds averaged", "ChoirRec", "ChoirRec, random groups"]

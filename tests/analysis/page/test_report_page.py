@@ -199,6 +199,20 @@ def test_corrected_tests_decide_where_there_are_some(study: Path) -> None:
     assert "Holm" in section.gain_note
 
 
+def test_asof_segments_have_a_table_where_some_record_knows_them(study: Path, write: Write) -> None:
+    title = "Activity before the row"
+    section = make_section(RecordFolder.load(study), "d")
+    assert title not in [table.title for table in section.tables["gauc"]], "an earlier version"
+    path = next(study.glob("d-Base-1-*.json"))
+    content = json.loads(path.read_text())
+    content["segments"]["asof_5"] = {**content["segments"]["all"], "gauc": 0.81}
+    path.write_text(json.dumps(content))
+    section = make_section(RecordFolder.load(study), "d")
+    table = next(table for table in section.tables["gauc"] if table.title == title)
+    assert list(table.columns)[1::5] == ["fifth 1 (least)", "fewer than 5"]
+    assert table.rows["Base"][5] == "0.8100"
+
+
 def test_ablations_and_sweeps_have_a_table_of_their_own(study: Path, write: Write) -> None:
     about = {"kind": "ablation", "row_of": "ChoirRec", "sweep": None}
     write("ChoirRec w/o margin".replace("/", "_"), 1, 0.5, row=about)
