@@ -1,4 +1,4 @@
-"""Two questions at the end of training: have the id vectors moved, and was any order learned?
+"""At the end of training: did ids move, was any order learned, does attention attend?
 
 Training can end without an error and without having learned anything: a learning rate that is too
 small for the batch leaves the vectors of ids where they started, and the metrics near chance say so
@@ -24,6 +24,9 @@ SAMPLE: Final = 10_000
 MOVED: Final = 0.01
 #: An AUC that lies within so many standard errors of .5 cannot be told from chance.
 STANDARD_ERRORS: Final = 2.0
+#: An attention whose mean entropy is above this share of the largest possible is a plain mean. The
+#: literal dot product ends at .9998 to .99999 on public data, the default form at .7 to .9.
+MEAN_ENTROPY: Final = 0.98
 
 
 class TrainingChecks:
@@ -64,6 +67,7 @@ class TrainingChecks:
             if share < MOVED:
                 logger.warning("%s", still_line(name, share, self.trainer))
         warn_of_chance(self.trainer)
+        warn_of_means(self.trainer)
 
     def moved(self) -> dict[str, float]:
         """Change of each table relative to its start; tables that started at zero are left out."""
@@ -149,3 +153,21 @@ def warn_of_chance(trainer: Any) -> None:
             "has learned nothing; look at features and learning_rate, or validate more rows",
             auc, STANDARD_ERRORS, STANDARD_ERRORS * error, n_positive, n_negative,
         )  # fmt: skip
+
+
+def warn_of_means(trainer: Any) -> None:
+    """Warn of each attention that ended as a plain mean of its sequence.
+
+    Args:
+        trainer: With ``history``, whose last entry has the model's diagnostics.
+    """
+    figures = trainer.history[-1].get("diagnostics", {}) if trainer.history else {}
+    for key, entropy in figures.items():
+        name = key.removeprefix("attention_entropy_")
+        if name != key and entropy > MEAN_ENTROPY:
+            logger.warning(
+                "attention %s is a mean: in the last epoch its entropy was %.4f of the largest "
+                "possible, its logits differed by %.2g within a row; it tells no item from another "
+                "(att_type: sigmoid starts alive)",
+                name, entropy, figures.get(f"attention_logit_sd_{name}", math.nan),
+            )  # fmt: skip

@@ -19,6 +19,7 @@ from recbole_choir.integration.training_checks import (
     auc_standard_error,
     sample,
     warn_of_chance,
+    warn_of_means,
 )
 
 
@@ -215,3 +216,20 @@ def test_a_fit_on_labels_without_any_order_says_so(train: Any, valid: Any, caplo
     labels = valid.rows["label"]
     assert f"{int(labels.sum())} positives and {int((1 - labels).sum())} negatives" in line
     assert f"is {trainer.best_valid_result['auc']:.4f}, within" in line
+
+
+def test_an_attention_that_is_a_mean_is_named(caplog: Any) -> None:
+    figures = {
+        "attention_entropy_history": 0.9995,
+        "attention_logit_sd_history": 0.0061,
+        "attention_entropy_group": 0.979,
+        "attention_logit_sd_group": 0.4,
+        "mean_alpha_fusion": 0.99,
+    }
+    warn_of_means(SimpleNamespace(history=[{"diagnostics": figures}]))
+    (line,) = warnings_of(caplog)
+    assert line.startswith("attention history is a mean: ")
+    assert "0.9995" in line
+    assert "0.0061" in line
+    warn_of_means(SimpleNamespace(history=[]))
+    assert len(warnings_of(caplog)) == 1
