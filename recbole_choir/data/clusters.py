@@ -74,15 +74,17 @@ class Clusters:
         user_stats, _ = user_activity(counted, user, time, rows.categories)
         item, time = _each_snapshot(n_items, times)
         item_stats = item_activity(counted, item, time)
+        users = ClusterSide.build(
+            groups.user_group,
+            groups.user_codes,
+            groups.n_groups,
+            _stacked(rows.scales[USER_STATS], user_stats, n_users),
+            np.bincount(train.user, minlength=n_users),
+            tail_user,
+            groups.group_level,
+        )
         clusters = cls(
-            users=ClusterSide.build(
-                groups.user_group,
-                groups.user_codes,
-                groups.n_groups,
-                _stacked(rows.scales[USER_STATS], user_stats, n_users),
-                np.bincount(train.user, minlength=n_users),
-                tail_user,
-            ),
+            users=users,
             items=ClusterSide.build(
                 items.item_cluster,
                 items.item_codes,
@@ -90,10 +92,11 @@ class Clusters:
                 _stacked(rows.scales[ITEM_STATS], item_stats, n_items),
                 np.bincount(train.item, minlength=n_items),
                 tail_item,
+                items.cluster_level,
             ),
             behaviour=ClusterBehaviour.build(
                 counted.take(counted.label > 0),
-                groups.user_group.cpu().numpy(),
+                users.belongs.cpu().numpy(),
                 items.item_codes[..., 0].cpu().numpy(),
                 times,
                 groups.n_groups,

@@ -29,7 +29,9 @@ def lift_of(rows: LabelledRows, members: list[int], at: int, prior: float) -> fl
     own = _asof_pairs(rows, rows.user, pairs)
     everyone = _asof_pairs(rows, np.zeros(len(pairs), np.int64), pairs)
     where = np.array([at])
-    return float(_lift(rows, where, np.array(members), own, everyone, _base_rate(rows), prior)[0])
+    read = np.array(members)
+    base = _base_rate(rows)
+    return float(_lift(rows, where, read, read[:, None], own, everyone, base, prior)[0])
 
 
 # User 1 is in user 0's group, user 2 is not. All before row 5 (user 0, category 0, time 10).
@@ -126,7 +128,8 @@ def test_shape_consistency_and_concentration_by_hand() -> None:
     assert {k: n for k, n in snapshot["group_sizes"].items() if n} == {"2-4": 2}
     assert snapshot["users_by_level"] == {"0": 1, "1": 1, "2": 2}
     assert snapshot["codewords_used"] == [[1, 2], [2, 3]]
-    assert snapshot["attribute_consistency"]["mean"] == 1.0
+    # "0" has rome, rome and oslo, "0-1" rome and rome: 2 + 2 of 3 + 2
+    assert snapshot["attribute_consistency"]["mean"] == pytest.approx(4 / 5)
     assert snapshot["attribute_consistency"]["population"] == pytest.approx(2 / 3)
     assert snapshot["top_categories"] == {"n": 2, "share": 1.0, "population": 1.0}
     # One row after the snapshot: nobody has both labels.
@@ -134,7 +137,7 @@ def test_shape_consistency_and_concentration_by_hand() -> None:
     assert report["lift_gauc"][0]["gauc"] is None
     text = quality_table(report)
     assert "users with a group  3 of 4 in 2" in text
-    assert "100.0% of a group's members share it (66.7% of all users)" in text
+    assert "80.0% of a group's members share it (66.7% of all users)" in text
 
 
 def test_more_than_fifty_categories() -> None:
