@@ -49,10 +49,11 @@ def group_statistics(
 
     Members are those of the row's snapshot, which lies strictly before the row, and all of them: a
     prefix that small groups back off to counts those as well who read a deeper group
-    (:mod:`recbole_choir.prefix_groups`). Their events are counted up to the row. The row's own user is left out of every count, of the population's too
-    (the overall rate alone, towards which the population's rate is smoothed, keeps everybody).
-    With r the population's smoothed rate, ``lift = log(((pos + m r) / (exp + m)) / r)``. An item
-    with several categories gets the mean of its categories' counts.
+    (:mod:`recbole_choir.prefix_groups`). Their events are counted up to the row. The row's own user
+    is left out of every count, of the population's too (the overall rate alone, towards which the
+    population's rate is smoothed, keeps everybody). With r the population's smoothed rate,
+    ``lift = log(((pos + m r) / (exp + m)) / r)``. An item with several categories gets the mean of
+    its categories' counts.
 
     Args:
         events: What may be counted: all rows, or the training rows alone.
