@@ -86,6 +86,60 @@ class ChoirDataset(Dataset):
 
     # --- loading ---------------------------------------------------------------------------
 
+    def _load_data(self, token: str, dataset_path: str) -> None:
+        super()._load_data(token, dataset_path)
+        # Before RecBole numbers the values of what is still a token.
+        for field in self.config["numeric_attr_fields"] or ():
+            self._read_as_number(str(field))
+
+    def _fields_of_files(self) -> set[str]:
+        """Names of the columns of ``.user`` and ``.item``, loaded or not."""
+        names: set[str] = set()
+        for source in ("user", "item"):
+            path = Path(self.dataset_path) / f"{self.dataset_name}.{source}"
+            if path.is_file():
+                with path.open(encoding=self.config["encoding"]) as file:
+                    head = file.readline().rstrip("\n").split(self.config["field_separator"])
+                names |= {column.split(":")[0] for column in head}
+        return names
+
+    def _read_as_number(self, field: str) -> None:
+        """Make a token attribute of users or items a float field: one field, one kind, everywhere.
+
+        Raises:
+            ConfigError: No attribute of that name is loaded, or it is a sequence or an id.
+            DataError: A value is no finite number.
+        """
+        ids = (self.uid_field, self.iid_field)
+        feats = [feat for feat in (self.user_feat, self.item_feat) if feat is not None]
+        known = [str(f) for feat in feats for f in feat if f not in ids]
+        if field not in known:
+            if field in self._fields_of_files():
+                logger.info("numeric_attr_fields: %s is not loaded, nothing to do", field)
+                return
+            raise ConfigError(
+                f"numeric_attr_fields: expected attributes of {self.dataset_name}.user or .item,"
+                f" got {field!r}; known: {', '.join(known)}{nearest(field, known)}"
+            )
+        kind = self.field2type[field]
+        if kind == FeatureType.FLOAT:
+            return
+        if kind != FeatureType.TOKEN:
+            raise ConfigError(
+                f"numeric_attr_fields: expected a token field, got {field!r} of type {kind.value}"
+            )
+        feat = next(feat for feat in feats if field in feat)
+        values = pd.to_numeric(feat[field], errors="coerce").to_numpy(np.float64)
+        bad = feat[field].notna().to_numpy(bool) & ~np.isfinite(values)
+        if bad.any():
+            raise DataError(
+                f"{self.dataset_name}: numeric_attr_fields: expected numbers in {field!r}, got"
+                f" {feat[field].to_numpy(object)[bad][0]!r} ({int(bad.sum())} of {len(values)} rows)"
+            )
+        feat[field] = values
+        self.field2type[field] = FeatureType.FLOAT
+        self.field2bucketnum[field] = 2
+
     def _data_processing(self) -> None:
         user = [] if self.user_feat is None else list(self.user_feat)
         item = [] if self.item_feat is None else list(self.item_feat)
