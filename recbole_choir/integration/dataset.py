@@ -134,7 +134,7 @@ class ChoirDataset(Dataset):
         if bad.any():
             raise DataError(
                 f"{self.dataset_name}: numeric_attr_fields: expected numbers in {field!r}, got"
-                f" {feat[field].to_numpy(object)[bad][0]!r} ({int(bad.sum())} of {len(values)} rows)"
+                f" {feat[field].to_numpy(object)[bad][0]!r} ({int(bad.sum())} such rows)"
             )
         feat[field] = values
         self.field2type[field] = FeatureType.FLOAT
@@ -523,7 +523,8 @@ class ChoirDataset(Dataset):
         frame = feature_arrays.aligned(frame, id_field, ids.astype(object))
         for field in fields:
             if self.field2type.get(field) == FeatureType.FLOAT:
-                frame[field] = pd.to_numeric(frame[field])
+                # whole numbers too: what is no float column is a token to the semantic stage
+                frame[field] = pd.to_numeric(frame[field]).astype(np.float64)
         return frame
 
     def _lists(self, values: pd.Series, field: str) -> list[list[str]]:

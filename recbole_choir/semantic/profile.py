@@ -34,8 +34,9 @@ class TemplateEngine:
 
     The wording is short on purpose: words that stand in every profile carry nothing and pull all
     embeddings together. What sets a user apart comes first, then each of the three windows of
-    behaviour, always: an empty one says "nothing". A user without a purchase has none. Titles are left to engines that know
-    what they mean: here they double the time of encoding and add nothing to what groups know.
+    behaviour, always: an empty one says "nothing". A user without a purchase has none. Titles are
+    left to engines that know what they mean: here they double the time of encoding and add nothing
+    to what groups know.
 
     References:
         ChoirRec, section 4.2.1 (core identity, key interest points, consumption philosophy).

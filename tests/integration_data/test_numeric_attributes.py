@@ -57,6 +57,18 @@ def test_age_is_a_number_in_every_place(make_config: Callable[..., Any], aged: P
     assert step > 0
 
 
+def test_whole_numbers_without_a_gap_are_floats_too(
+    make_config: Callable[..., Any], aged: Path
+) -> None:
+    aged.write_text("\n".join(line for line in aged.read_text().splitlines() if "u9" not in line))
+    settings = {"numeric_attr_fields": ["age"], "filter_inter_by_user_or_item": True}
+    dataset = of_users(make_config, ["age"], **settings)
+    dataset.build_splits()
+    _, users, _ = dataset.semantic_frames()
+    assert sorted(users["age"]) == [21.0, 22.0, 23.0, 24.0, 25.0, 26.0, 27.0]
+    assert attribute_kinds(users) == {"age": "float"}
+
+
 def test_without_the_key_it_stays_a_token(make_config: Callable[..., Any], aged: Path) -> None:
     dataset = of_users(make_config, ["age"])
     _ = dataset.build_splits()
