@@ -88,6 +88,7 @@ class ChoirDataset(Dataset):
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         super()._load_data(token, dataset_path)
+        self._numbers: list[str] = []
         # Before RecBole numbers the values of what is still a token.
         for field in self.config["numeric_attr_fields"] or ():
             self._read_as_number(str(field))
@@ -137,8 +138,13 @@ class ChoirDataset(Dataset):
                 f" {feat[field].to_numpy(object)[bad][0]!r} ({int(bad.sum())} such rows)"
             )
         feat[field] = values
+        self._numbers.append(field)
         self.field2type[field] = FeatureType.FLOAT
         self.field2bucketnum[field] = 2
+        # RecBole's models pass over a float field that is not named here: they would lose it.
+        numerical = list(self.config["numerical_features"] or ())
+        if field not in numerical:
+            self.config["numerical_features"] = [*numerical, field]
 
     def _data_processing(self) -> None:
         user = [] if self.user_feat is None else list(self.user_feat)
@@ -216,7 +222,12 @@ class ChoirDataset(Dataset):
         super()._fill_nan()
 
     def _normalize(self) -> None:
-        """Keep the label as it is: ``normalize_all`` would turn a constant label into 1."""
+        """Keep the label as it is: ``normalize_all`` would turn a constant label into 1.
+
+        What RecBole's models read of a field of ``numeric_attr_fields`` lies in [0, 1], as with
+        ``normalize_field``: an age of 40 times a vector would drown all others. Ours read it
+        standardised.
+        """
         label = self.inter_feat[self.label_field].to_numpy(np.float32).copy()
         if not np.isin(label, (0.0, 1.0)).all():
             got = np.unique(label)[:5].tolist()
@@ -226,6 +237,14 @@ class ChoirDataset(Dataset):
             )
         self._shared.label = label
         super()._normalize()
+        scaled = self.config["normalize_field"] or ()
+        for field in self._numbers:
+            if field in scaled or self.config["normalize_all"]:
+                continue
+            for feat in self.field2feats(field):
+                values = feat[field].to_numpy(np.float64)
+                low, high = values.min(), values.max()
+                feat[field] = (values - low) / (high - low if high > low else 1.0)
         self.inter_feat[self.label_field] = label.astype(np.float64)
 
     def _keep_roles(self) -> None:

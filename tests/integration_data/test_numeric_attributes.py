@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from recbole_choir.errors import ConfigError, DataError
+from recbole_choir.integration import create_dataset, create_model, data_preparation
 from recbole_choir.integration.dataset import ChoirDataset
 from recbole_choir.semantic.priors import attribute_kinds, group_priors
 
@@ -55,6 +56,27 @@ def test_age_is_a_number_in_every_place(make_config: Callable[..., Any], aged: P
     step = values[at["u3"]] - values[at["u1"]]
     torch.testing.assert_close(values[at["u5"]] - values[at["u3"]], step)
     assert step > 0
+
+
+def test_recboles_models_do_not_lose_the_field(make_config: Callable[..., Any], aged: Path) -> None:
+    load = {
+        "inter": ["user_id", "item_id", "rating", "timestamp"],
+        "user": ["user_id", "age"],
+        "item": ["item_id", "genre"],
+    }
+    config = make_config("DeepFM", load_col=load, numeric_attr_fields=["age"])
+    dataset = create_dataset(config)
+    assert config["numerical_features"] == ["age"]
+    dataset.build_splits()
+    assert create_model(config, dataset).float_field_names == ["age"]
+    # what such a model is given: a number from 0 (21) to 1 (27), and 1
+    train, _, _ = data_preparation(config, dataset)
+    pairs = next(iter(train))["age"]
+    assert pairs.shape[-1] == 2
+    assert (pairs[..., 1] == 1).all()
+    assert (pairs[..., 0].min(), pairs[..., 0].max()) == (0, 1)
+    own = dataset.model_inputs.user_features["age"]
+    assert own.abs().max() > 1.2  # ours is standardised
 
 
 def test_whole_numbers_without_a_gap_are_floats_too(
@@ -107,3 +129,4 @@ def test_a_field_that_is_not_loaded_is_passed_over(
 ) -> None:
     dataset = of_users(make_config, ["gender"], numeric_attr_fields=["age"])
     assert "age" not in dataset.field2type
+    assert dataset.config["numerical_features"] == []
