@@ -1,5 +1,12 @@
 """Amazon product reviews 2014, 5-core: Beauty, Sports, Toys, as sequences.
 
+The words of an item are no catalogue text. GRAM made them: a hierarchical k-means of the items'
+embeddings by a large text encoder, each cluster on an item's path named by the top token of its
+items' texts (file name: c128, l7: clusters and depth). So ``title`` is that path in words, and
+``topic``, its first word, is the coarsest cluster: a semantic id already. Items of one ``topic``
+are close in a space of content made elsewhere, and every model that reads it, Base too, has part of
+what a semantic table would add.
+
 References:
     J. McAuley et al., "Image-based Recommendations on Styles and Substitutes", SIGIR 2015; R. He
     and J. McAuley, "Ups and Downs", WWW 2016. Words about items: J. Lee et al., GRAM, ACL 2025.
@@ -44,7 +51,8 @@ def _files(category: str, words: str, users: int, items: int) -> tuple[RawFile, 
 class _Amazon2014(PositiveOnly):
     """Purchases (reviews) of one category with sampled negatives; only the order is known.
 
-    Time is the place in the sequence, counted from the user's last purchase (0) backwards.
+    ``topic`` and ``title`` are a semantic id in words, not the shop's category and title (see the
+    module). Time is the place in the sequence, counted from the user's last purchase (0) backwards.
     """
 
     folders: ClassVar[tuple[str, ...]] = ("amazon-2014-5core-sequences", "amazon-2014-5core")

@@ -218,7 +218,8 @@ def train_id_vectors(config: ChoirConfig, before: float) -> Path:
         before: Epoch seconds; rows at or after are left out.
 
     Returns:
-        A ``.npz`` with ``user_ids`` and ``vectors`` for the grouping input ``id_embedding``.
+        A ``.npz`` with ``user_ids`` and ``vectors`` for the grouping input ``id_embedding``: those
+        of the users with a training row there. The others' are what they started as.
     """
     given = {**config.external_config_dict}
     for key in ("model", "dataset", "semantic", "use_llm_emb", "run_name", "variant"):
@@ -232,7 +233,7 @@ def train_id_vectors(config: ChoirConfig, before: float) -> Path:
         config_dict={**given, "val_interval": intervals, "nproc": 1, "quiet": True},
     )
     out = Path(config["semantic_dir"]) / (
-        f"{config['dataset']}-base-{records.config_hash(base.plain())}.npz"
+        f"{config['dataset']}-base-trained-{records.config_hash(base.plain())}.npz"
     )
     if out.exists():
         logger.info("id vectors %s: reused", out)
@@ -246,10 +247,12 @@ def train_id_vectors(config: ChoirConfig, before: float) -> Path:
     get_trainer(base)(base, model).fit(train, valid, saved=False, show_progress=False)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{os.getpid()}-{out.name}")
+    trained = np.unique(data.train_events()[0])
+    logger.info("id vectors: %d of %d users have a training row", len(trained), data.user_num - 1)
     np.savez(
         temporary,
-        user_ids=np.asarray(data.field2id_token[data.uid_field][1:], dtype=str),
-        vectors=model.user_table.weight.detach().cpu().numpy()[1:],
+        user_ids=np.asarray(data.field2id_token[data.uid_field], dtype=str)[trained],
+        vectors=model.user_table.weight.detach().cpu().numpy()[trained],
     )
     os.replace(temporary, out)
     return out

@@ -57,8 +57,8 @@ class ClusterBehaviour:
 
         Args:
             positives: ``[E]`` chosen events; labels are not read.
-            user_cluster: ``[S + 1, n_users]`` cluster row of each user; a row stands for one
-                snapshot, 0 for none.
+            user_cluster: ``[S + 1, n_users]`` cluster row of each user, or ``[S + 1, n_users, k]``
+                all rows that it is a member of; a row stands for one snapshot, 0 for none.
             item_top: ``[S + 1, n_items]`` first code of each item, 0 for unknown.
             snapshot_times: float64 ``[S]``, ascending.
             n_clusters: G, rows including the empty one.
@@ -80,12 +80,13 @@ class ClusterBehaviour:
                 f" got {length} and {min_support}"
             )
         pairs = _Pairs.of(positives)
+        belongs = user_cluster if user_cluster.ndim == 3 else user_cluster[..., None]
         keys, items = [], []
         for s, time in enumerate(snapshot_times, 1):
             count, last = pairs.before(float(time))
-            group, code = user_cluster[s][pairs.user], item_top[s][pairs.item]
-            at = np.flatnonzero((count > 0) & (group > 0) & (code > 0))
-            chosen = _chosen(group[at], pairs.item[at], count[at], last[at], min_support)
+            group, code = belongs[s][pairs.user], item_top[s][pairs.item]  # [P, k], [P]
+            at, column = np.nonzero(((count > 0) & (code > 0))[:, None] & (group > 0))
+            chosen = _chosen(group[at, column], pairs.item[at], count[at], last[at], min_support)
             key = chosen.group * (n_top + 1) + item_top[s][chosen.item]
             kept = _most_chosen(key, chosen, length)
             keys.append(key[kept])

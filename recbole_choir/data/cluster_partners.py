@@ -29,7 +29,14 @@ class Partners:
     cumulative: NDArray[np.float64]
 
     @classmethod
-    def build(cls, home: Ints, prefix: Ints, tail: NDArray[np.bool_], rows: Ints) -> Partners:
+    def build(
+        cls,
+        home: Ints,
+        prefix: Ints,
+        tail: NDArray[np.bool_],
+        rows: Ints,
+        belongs: Ints | None = None,
+    ) -> Partners:
         """List the opposite class of each cluster and prefix, over the whole vocabulary.
 
         An id takes the list of its cluster; where that has nobody of the opposite class, the list
@@ -41,6 +48,8 @@ class Partners:
             prefix: int64 ``[n]`` number of the first two codes, 0 for unknown.
             tail: bool ``[n]``.
             rows: int64 ``[n]`` training rows of each id; 0 for the padding id.
+            belongs: int64 ``[n, k]`` all clusters that each id is a member of, 0 for none; its own
+                by default.
 
         Returns:
             The lists; a head weighs the square root of its training rows, a tail 1.
@@ -48,8 +57,9 @@ class Partners:
         References:
             AKT-Rec Eq. 4; PAPER_GAPS A3, A4.
         """
-        by_cluster, start, end = _opposite(home, tail, rows)
-        by_prefix, start_2, end_2 = _opposite(prefix, tail, rows)
+        belongs = home[:, None] if belongs is None else belongs
+        by_cluster, start, end = _opposite(home, belongs, tail, rows)
+        by_prefix, start_2, end_2 = _opposite(prefix, prefix[:, None], tail, rows)
         backs_off = (end == start) & (end_2 > start_2)
         start = np.where(backs_off, start_2 + len(by_cluster), start)
         end = np.where(backs_off, end_2 + len(by_cluster), end)
@@ -65,13 +75,15 @@ class Partners:
         return cls(start, end, ids, np.append(0.0, np.cumsum(weight)))
 
 
-def _opposite(key: Ints, tail: NDArray[np.bool_], rows: Ints) -> tuple[Ints, Ints, Ints]:
+def _opposite(
+    key: Ints, belongs: Ints, tail: NDArray[np.bool_], rows: Ints
+) -> tuple[Ints, Ints, Ints]:
     """Members sorted by (key, class), and the range of the opposite class for each id."""
-    member = np.flatnonzero((rows > 0) & (key > 0))
-    place = key * 2 + tail
-    order = np.argsort(place[member], kind="stable")
-    member = member[order]
+    member, column = np.nonzero((rows > 0)[:, None] & (belongs > 0))
+    place = belongs[member, column] * 2 + tail[member]
+    order = np.argsort(place, kind="stable")
+    member, place = member[order], place[order]
     wanted = key * 2 + ~tail
-    start = np.searchsorted(place[member], wanted, "left").astype(np.int64)
-    end = np.searchsorted(place[member], wanted, "right").astype(np.int64)
+    start = np.searchsorted(place, wanted, "left").astype(np.int64)
+    end = np.searchsorted(place, wanted, "right").astype(np.int64)
     return member.astype(np.int64), np.where(key > 0, start, 0), np.where(key > 0, end, 0)

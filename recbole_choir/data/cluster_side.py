@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from recbole_choir.data.cluster_partners import Partners
+from recbole_choir.data.members import belongs_in_all
 from recbole_choir.errors import DataError
 
 
@@ -20,15 +21,18 @@ class ClusterSide:
     A cluster row stands for one cluster in one snapshot; row 0 is the empty cluster.
 
     Args:
-        cluster: int32 ``[S + 1, n]`` cluster row of each id, 0 for none.
+        cluster: int32 ``[S + 1, n]`` cluster row that each id reads, 0 for none.
+        belongs: int32 ``[S + 1, n, k]`` all cluster rows that each id is a member of, 0 for none:
+            its own, and every prefix of it that small clusters back off to
+            (:mod:`recbole_choir.prefix_groups`).
         n_clusters: G, rows including the empty one.
         stats: float32 ``[S + 1, n, p]`` activity as of each snapshot's time, standardised as the
             batch field of the same name is (``USER_STATS`` or ``ITEM_STATS``); index 0 holds that
             of an id without events.
         tail: bool ``[n]`` tail ids by their training rows (A21); the padding id is not.
         seen: bool ``[n]`` ids with a training row.
-        home: int64 ``[n]`` cluster row in the newest snapshot, 0 for none: what the transfer loss
-            calls the same cluster.
+        home: int64 ``[n]`` cluster row that an id reads in the newest snapshot, 0 for none: what
+            the transfer loss calls its cluster.
         partner_start, partner_end: int64 ``[n]`` range in ``partner_ids`` of the ids of the
             opposite class (head or tail) in the id's cluster (or in its prefix, A4); equal where
             there is none.
@@ -43,6 +47,7 @@ class ClusterSide:
     """
 
     cluster: torch.Tensor
+    belongs: torch.Tensor
     n_clusters: int
     stats: torch.Tensor
     tail: torch.Tensor
@@ -63,6 +68,7 @@ class ClusterSide:
         stats: torch.Tensor,
         train_rows: NDArray[np.integer],
         tail: NDArray[np.bool_],
+        level: NDArray[np.integer] | None = None,
         log_exposures: torch.Tensor | None = None,
     ) -> ClusterSide:
         """Find the partners of every id.
@@ -74,6 +80,8 @@ class ClusterSide:
             stats: float32 ``[S + 1, n, p]``.
             train_rows: ``[n]`` training rows of each id.
             tail: bool ``[n]`` tail ids; the padding id counts as neither whatever this says.
+            level: ``[G]`` how many codes each cluster stands for; None: a cluster's members are the
+                ids that have it as theirs, and no others.
             log_exposures: float32 ``[S + 1, n]``, see the attribute.
 
         Raises:
@@ -89,10 +97,12 @@ class ClusterSide:
         rows = np.array(train_rows, dtype=np.int64)
         home = cluster[-1].cpu().numpy().astype(np.int64)
         prefix = _prefix(codes[-1].cpu().numpy())
+        belongs = belongs_in_all(cluster.cpu().numpy(), codes.cpu().numpy(), level)
         tail[0], rows[0], home[0], prefix[0] = False, 0, 0, 0
-        partners = Partners.build(home, prefix, tail, rows)
+        partners = Partners.build(home, prefix, tail, rows, belongs[-1])
         return cls(
             cluster=cluster,
+            belongs=torch.from_numpy(belongs.astype(np.int32)),
             n_clusters=int(n_clusters),
             stats=stats,
             tail=torch.from_numpy(tail),

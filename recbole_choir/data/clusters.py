@@ -79,16 +79,18 @@ class Clusters:
         user_stats, _ = user_activity(counted, user, time, rows.categories)
         item, time = _each_snapshot(n_items, times)
         item_stats = item_activity(counted, item, time)
+        users = ClusterSide.build(
+            groups.user_group,
+            groups.user_codes,
+            groups.n_groups,
+            _by_snapshot(rows.scales[USER_STATS].apply(user_stats), n_users),
+            np.bincount(train.user, minlength=n_users),
+            tail_user,
+            groups.group_level,
+            _by_snapshot(user_stats[:, USER_STAT_NAMES.index("log_exposures")], n_users),
+        )
         clusters = cls(
-            users=ClusterSide.build(
-                groups.user_group,
-                groups.user_codes,
-                groups.n_groups,
-                _by_snapshot(rows.scales[USER_STATS].apply(user_stats), n_users),
-                np.bincount(train.user, minlength=n_users),
-                tail_user,
-                _by_snapshot(user_stats[:, USER_STAT_NAMES.index("log_exposures")], n_users),
-            ),
+            users=users,
             items=ClusterSide.build(
                 items.item_cluster,
                 items.item_codes,
@@ -96,11 +98,12 @@ class Clusters:
                 _by_snapshot(rows.scales[ITEM_STATS].apply(item_stats), n_items),
                 np.bincount(train.item, minlength=n_items),
                 tail_item,
+                items.cluster_level,
                 _by_snapshot(item_stats[:, ITEM_STAT_NAMES.index("log_exposures")], n_items),
             ),
             behaviour=ClusterBehaviour.build(
                 counted.take(counted.label > 0),
-                groups.user_group.cpu().numpy(),
+                users.belongs.cpu().numpy(),
                 items.item_codes[..., 0].cpu().numpy(),
                 times,
                 groups.n_groups,

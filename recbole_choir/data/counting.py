@@ -18,22 +18,50 @@ Memberships = Mapping[int, "Membership"]
 
 @dataclass(frozen=True)
 class Membership:
-    """Which groups each user belongs to in one snapshot, and how much.
+    """Which groups each user belongs to in one snapshot, and how much, and which it asks.
 
-    Hard groups have k = 1 and weight 1; soft groups give several groups with weights.
+    A user's events count for every group it belongs to. A group that small siblings back off to has
+    members who ask a deeper group of their own, so the two differ.
 
     Args:
-        index: ``[n_users, k]`` rows of the group arrays, 0 for none.
+        index: ``[n_users, k]`` rows of the group arrays, 0 for none; each group once a user.
         weight: ``[n_users, k]`` float64; ignored where ``index`` is 0.
+        read: ``[n_users]`` the one group whose counts a user's rows see, 0 for none; None where
+            they see all groups that the user belongs to, by weight.
     """
 
     index: NDArray[np.integer]
     weight: Floats
+    read: NDArray[np.integer] | None = None
 
     @classmethod
     def hard(cls, group: NDArray[np.integer]) -> Membership:
         """One group a user: ``group`` is ``[n_users]``, 0 for none."""
         return cls(np.asarray(group)[:, None], np.ones((len(group), 1)))
+
+    @classmethod
+    def nested(cls, index: NDArray[np.integer], read: NDArray[np.integer]) -> Membership:
+        """Whole members of each group in ``index`` ``[n_users, k]``, who see ``read`` alone."""
+        return cls(np.asarray(index), np.ones(np.shape(index)), np.asarray(read))
+
+    @property
+    def asked(self) -> tuple[NDArray[np.integer], Floats]:
+        """Groups ``[n_users, j]`` whose counts a user's rows see, and how much of each."""
+        if self.read is None:
+            return self.index, self.weight
+        return self.read[:, None], np.ones((len(self.read), 1))
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Users ``[n_users]`` whose rows see a group."""
+        index, weight = self.asked
+        return np.asarray(np.any((index > 0) & (weight > 0), axis=1))
+
+    def with_itself(self) -> Floats:
+        """How much of a user's own events is in what its rows see: ``[n_users]``."""
+        index, weight = self.asked
+        own = (self.index[:, :, None] == index[:, None, :]) & (self.index > 0)[:, :, None]
+        return (own * self.weight[:, :, None] * weight[:, None, :]).sum(axis=(1, 2))
 
 
 @dataclass(frozen=True)
@@ -102,6 +130,7 @@ def about_counts(
     snapshot: NDArray[np.integer],
     groups: Memberships,
     categories: NDArray[np.integer] | None,
+    asks: NDArray[np.integer] | None = None,
 ) -> AboutCounts:
     """Count the events about each row's item, or about its categories, strictly before it.
 
@@ -116,8 +145,9 @@ def about_counts(
             no group.
         groups: Groups of each snapshot.
         categories: ``[n_items, k]`` what an item is about, 0-padded; None: the item itself.
+        asks: ``[n_items, j]`` what of it a row asks for; all of it by default.
     """
-    asked = _Pairs.of(rows, categories)
+    asked = _Pairs.of(rows, categories if asks is None else asks)
     # In the order of time, which every index below needs, and so that a prefix is a period.
     by_time = np.argsort(events.time, kind="stable")
     done = _Pairs.of(events.take(by_time), categories)
@@ -133,9 +163,9 @@ def about_counts(
         query = asked.take(here)
         before = done.take(slice(0, int(np.searchsorted(done.time, query.time.max()))))
         # The user's own events entered with the product of both weights of every shared group.
-        same = np.where(members.index > 0, members.weight, 0.0)[query.user]
+        same = members.with_itself()[query.user, None]
         total = _weighted(members, before, query, width)
-        group[here] = np.maximum(total - own[here] * (same**2).sum(axis=1, keepdims=True), 0.0)
+        group[here] = np.maximum(total - own[here] * same, 0.0)
     return AboutCounts(*(_mean(c, asked, len(rows)) for c in (own, everyone, group)))
 
 
@@ -177,30 +207,22 @@ def _counts(
 
 def _weighted(members: Membership, done: _Pairs, asked: _Pairs, width: int) -> Floats:
     """Sum over shared groups of the member's weight times the querying user's weight: [Q, 2]."""
-    if members.index.shape[1] == 1 and bool((members.weight == 1).all()):
-        group = members.index[:, 0].astype(np.int64)
-        keep = np.flatnonzero(group[done.user] > 0)
-        done = done.take(keep)
-        # Every user asked for has a group here: rows without one were left out before.
-        return _counts(
-            done,
-            asked,
-            group[done.user] * width + done.what,
-            group[asked.user] * width + asked.what,
-        )
-    member = (members.index > 0) & (members.weight > 0)  # [n_users, k]
-    e, slot = np.nonzero(member[done.user])
+    belongs = (members.index > 0) & (members.weight > 0)  # [n_users, k]
+    e, slot = np.nonzero(belongs[done.user])
     done = done.take(e)
-    q, q_slot = np.nonzero(member[asked.user])
+    index, weight = members.asked
+    sees = (index > 0) & (weight > 0)  # [n_users, j]
+    q, q_slot = np.nonzero(sees[asked.user])
     query = asked.take(q)
+    whole = bool((members.weight == 1).all())  # plain counts need no cumulative weights
     found = _counts(
         done,
         query,
         members.index[done.user, slot].astype(np.int64) * width + done.what,
-        members.index[query.user, q_slot].astype(np.int64) * width + query.what,
-        members.weight[done.user, slot],
+        index[query.user, q_slot].astype(np.int64) * width + query.what,
+        None if whole else members.weight[done.user, slot],
     )
-    return _add(found * members.weight[query.user, q_slot][:, None], q, len(asked.at))
+    return _add(found * weight[query.user, q_slot][:, None], q, len(asked.at))
 
 
 def _add(values: Floats, at: NDArray[np.integer], n: int) -> Floats:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from recbole_choir.data.counting import Floats, Membership, about_counts, own_counts
 from recbole_choir.data.group_statistics import GroupStatistics, standardize_groups
+from recbole_choir.data.members import belongs_to
 from recbole_choir.data.statistics import STATS_CLIP, Events, population_rate
 
 #: User cluster x item cluster, the user's own events left out.
@@ -42,10 +43,17 @@ class ItemClusters:
     Args:
         cluster: ``[S + 1, n_items]`` cluster row, 0 for none.
         codes: ``[S + 1, n_items, M]``, 0 for unknown.
+        level: ``[G]`` how many codes a cluster stands for; None: a cluster's members are the items
+            that have it as theirs, and no others.
     """
 
     cluster: NDArray[np.integer]
     codes: NDArray[np.integer]
+    level: NDArray[np.integer] | None = None
+
+    def belongs(self, snapshot: int) -> NDArray[np.int64]:
+        """All clusters ``[n_items, k]`` that each item is a member of, 0 for none."""
+        return belongs_to(self.cluster[snapshot], self.codes[snapshot], self.level)
 
     def prefix(self, snapshot: int, level: int) -> NDArray[np.int64]:
         """A number ``[n_items]`` for the first ``level`` codes; 0 where one is unknown."""
@@ -84,7 +92,8 @@ def cross_statistics(
     """Count events about the target item's cluster, strictly before the row.
 
     Memberships of users and items are those of the row's snapshot, which lies strictly before the
-    row; events are counted up to the row.
+    row; events are counted up to the row. A cluster's members are all ids that begin with its
+    prefix (:mod:`recbole_choir.prefix_groups`), on both sides.
 
     ========================================== ===================================================
     column                                     counted
@@ -143,10 +152,13 @@ def cross_statistics(
         cluster = items.cluster[s].astype(np.int64)
         at = in_snapshot[cluster[rows.item[in_snapshot]] > 0]
         query, members = rows.take(at), membership(s)
-        counts = about_counts(before, query, snapshot[at], {s: members}, cluster[:, None])
+        belongs = items.belongs(s)
+        counts = about_counts(
+            before, query, snapshot[at], {s: members}, belongs, asks=cluster[:, None]
+        )
         put(own_columns("cluster")[0], at, np.log1p(counts.own))
-        belongs = ((members.index > 0) & (members.weight > 0))[query.user].any(axis=1)
-        put(CLUSTER_COLUMNS[0], at[belongs], counts.columns(rate[at], prior)[belongs])
+        known_user = members.known[query.user]
+        put(CLUSTER_COLUMNS[0], at[known_user], counts.columns(rate[at], prior)[known_user])
 
         for level, kind in enumerate(k for k in kinds if k.startswith("code")):
             code = items.prefix(s, level + 1)

@@ -50,11 +50,13 @@ def group_statistics(
 ) -> GroupStatistics:
     """Count a group's events with the target item and its categories, strictly before the row.
 
-    Members are those of the row's snapshot, which lies strictly before the row; their events are
-    counted up to the row. The row's own user is left out of every count, of the population's too
-    (the overall rate alone, towards which the population's rate is smoothed, keeps everybody).
-    With r the population's smoothed rate, ``lift = log(((pos + m r) / (exp + m)) / r)``. An item
-    with several categories gets the mean of its categories' counts.
+    Members are those of the row's snapshot, which lies strictly before the row, and all of them: a
+    prefix that small groups back off to counts those as well who read a deeper group
+    (:mod:`recbole_choir.prefix_groups`). Their events are counted up to the row. The row's own user
+    is left out of every count, of the population's too (the overall rate alone, towards which the
+    population's rate is smoothed, keeps everybody). With r the population's smoothed rate,
+    ``lift = log(((pos + m r) / (exp + m)) / r)``. An item with several categories gets the mean of
+    its categories' counts.
 
     Args:
         events: What may be counted: all rows, or the training rows alone.
@@ -71,7 +73,7 @@ def group_statistics(
     known = np.zeros(len(rows), dtype=bool)
     for s, members in groups.items():
         at = np.flatnonzero(snapshot == s)
-        known[at] = ((members.index > 0) & (members.weight > 0))[rows.user[at]].any(axis=1)
+        known[at] = members.known[rows.user[at]]
 
     rate = population_rate(events, rows.time)
     names = ITEM_COLUMNS if categories is None else ITEM_COLUMNS + CATEGORY_COLUMNS

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from recbole_choir import table_format as tf
 from recbole_choir.data.counting import Membership
+from recbole_choir.data.members import belongs_to
 from recbole_choir.data.parquet import examples
 from recbole_choir.data.table_ids import check_known, check_stamps, internal_ids
 from recbole_choir.errors import TableError
@@ -41,7 +42,8 @@ class GroupTables:
     padding user: all three are empty. Group arrays are never copied per user or row.
 
     Args:
-        user_group: int32 ``[S + 1, n_users]`` row of the group arrays, 0 for none.
+        user_group: int32 ``[S + 1, n_users]`` row of the group arrays that a user reads, 0 for
+            none: one group a user, where :meth:`membership` says all groups that it belongs to.
         user_codes: int32 ``[S + 1, n_users, M]``, 0 for unknown, else the code + 1.
         n_codes: Codewords K at each level.
         group_attr: Field -> ``[G]`` token ids (int64, 0 unknown) or standardised floats
@@ -51,6 +53,9 @@ class GroupTables:
         snapshot_times: float64 ``[S]``, ascending; stays on the host.
         fingerprint: Of the table's content.
         counts: What the join had to leave empty, for the record.
+        group_level: int64 ``[G]`` on the host: how many codes each group stands for, which says who
+            its members are (:mod:`recbole_choir.prefix_groups`); 0 for one whose id is no prefix,
+            and None where all are such: a group's members are those who read it.
     """
 
     user_group: torch.Tensor
@@ -62,6 +67,7 @@ class GroupTables:
     snapshot_times: torch.Tensor
     fingerprint: str
     counts: dict[str, int] = field(default_factory=dict)
+    group_level: NDArray[np.int64] | None = None
 
     @classmethod
     def join(
@@ -140,6 +146,7 @@ class GroupTables:
             snapshot_times=torch.from_numpy(table.snapshot_times),
             fingerprint=table.fingerprint,
             counts=counts,
+            group_level=np.append(0, table.group_level),
         )
 
     @property
@@ -166,12 +173,14 @@ class GroupTables:
         return self.user_codes[snapshot, user].long()
 
     def membership(self, snapshot: int) -> Membership:
-        """Who belongs to which group in a snapshot, and how much: the one place that says so.
+        """Who belongs to which group in a snapshot, and which group each user reads.
 
         Everything that counts over groups asks here, so that groups with weights can take the
         place of one group a user.
         """
-        return Membership.hard(self.user_group[snapshot].cpu().numpy())
+        read = self.user_group[snapshot].cpu().numpy()
+        codes = self.user_codes[snapshot].cpu().numpy()
+        return Membership.nested(belongs_to(read, codes, self.group_level), read)
 
     def to(self, device: torch.device | str) -> GroupTables:
         """The same tables with all arrays but the snapshot times on ``device``."""

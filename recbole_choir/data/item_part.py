@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recbole_choir import table_format as tf
+from recbole_choir.data.members import prefix_levels
 from recbole_choir.data.parquet import Columns, examples, read_columns
 from recbole_choir.data.table_checks import (
     check_codes,
@@ -33,14 +34,15 @@ class ItemPart:
         n_codes: Codewords at each level.
         cluster: int64 ``[rows of items]`` number of each item's cluster, -1 for none. A number
             stands for one ``group_id`` in one snapshot; numbers follow snapshot and ``group_id``.
-        n_clusters: How many numbers there are.
+        level: int64 ``[n_clusters]`` how many codes each stands for, of
+            :func:`~.members.prefix_levels`.
         vectors: float32 ``[V, d]``; ``[0, 0]`` without ``item_vectors.npy``.
     """
 
     columns: Columns
     n_codes: list[int]
     cluster: NDArray[np.int64]
-    n_clusters: int
+    level: NDArray[np.int64]
     vectors: NDArray[np.float32]
 
     @classmethod
@@ -74,11 +76,18 @@ class ItemPart:
         check_unique(folder, "items", columns, tf.ITEM_ID)
         vectors = _vectors(folder / tf.ITEM_VECTORS, columns)
         check_rows(manifest, folder, "item_vectors", len(vectors))
-        return cls(columns, n_codes, *_clusters(columns), vectors)
+        cluster, clusters = _clusters(columns)
+        item_codes = np.stack([columns.ints(name) for name in codes], axis=1)
+        return cls(columns, n_codes, cluster, prefix_levels(clusters, cluster, item_codes), vectors)
+
+    @property
+    def n_clusters(self) -> int:
+        """How many clusters there are, over all snapshots."""
+        return len(self.level)
 
 
-def _clusters(columns: Columns) -> tuple[NDArray[np.int64], int]:
-    """Number the pairs of snapshot and group id, whatever the order of the rows."""
+def _clusters(columns: Columns) -> tuple[NDArray[np.int64], pa.Array]:
+    """Number the pairs of snapshot and group id, whatever the order of the rows; their names."""
     encoded = pc.dictionary_encode(columns.strings(tf.GROUP_ID))
     texts = encoded.dictionary.to_pylist()
     rank = np.empty(len(texts) + 1, dtype=np.int64)
@@ -90,7 +99,8 @@ def _clusters(columns: Columns) -> tuple[NDArray[np.int64], int]:
     distinct, number = np.unique(key, return_inverse=True)
     cluster = np.full(len(columns), -1, dtype=np.int64)
     cluster[some] = number.reshape(-1)
-    return cluster, len(distinct)
+    name = distinct % (len(texts) + 1)
+    return cluster, pa.array(sorted(texts), pa.string()).take(pa.array(name))
 
 
 def _vectors(path: Path, columns: Columns) -> NDArray[np.float32]:

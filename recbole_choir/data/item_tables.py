@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from recbole_choir import table_format as tf
 from recbole_choir.data.cross_statistics import ItemClusters
+from recbole_choir.data.members import belongs_in_all
 from recbole_choir.data.table_ids import check_known, check_stamps, internal_ids
 from recbole_choir.errors import TableError
 
@@ -38,6 +39,9 @@ class ItemTables:
         item_vector: int32 ``[S + 1, n_items]`` row of ``vectors``, 0 for none.
         vectors: float32 ``[V + 1, d]`` content vectors, each once; frozen.
         counts: What the join had to leave empty, for the record.
+        cluster_level: int64 ``[n_clusters]`` on the host: how many codes each cluster stands for,
+            which says who its members are (:mod:`recbole_choir.prefix_groups`); 0 for one whose id
+            is no prefix, and None where all are such: its members are those who read it.
     """
 
     item_cluster: torch.Tensor
@@ -47,6 +51,7 @@ class ItemTables:
     item_vector: torch.Tensor
     vectors: torch.Tensor
     counts: dict[str, int] = field(default_factory=dict)
+    cluster_level: NDArray[np.int64] | None = None
 
     @classmethod
     def join(cls, table: SemanticTable, item_tokens: NDArray[Any]) -> ItemTables:
@@ -106,6 +111,7 @@ class ItemTables:
             item_vector=torch.from_numpy(vector),
             vectors=torch.from_numpy(np.concatenate([empty, part.vectors])),
             counts=never,
+            cluster_level=np.append(0, part.level),
         )
 
     def cluster_of(self, snapshot: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
@@ -122,7 +128,14 @@ class ItemTables:
 
     def on_host(self) -> ItemClusters:
         """Clusters and codes as arrays, for statistics."""
-        return ItemClusters(self.item_cluster.cpu().numpy(), self.item_codes.cpu().numpy())
+        return ItemClusters(
+            self.item_cluster.cpu().numpy(), self.item_codes.cpu().numpy(), self.cluster_level
+        )
+
+    def belongs(self) -> NDArray[np.int64]:
+        """All clusters ``[S + 1, n_items, k]`` that each item is a member of, 0 for none."""
+        host = self.on_host()
+        return belongs_in_all(host.cluster, host.codes, host.level)
 
     def to(self, device: torch.device | str) -> ItemTables:
         """The same tables on ``device``."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from recbole_choir import table_format as tf
 from recbole_choir.data.group_tables import GroupTables, Scale
 from recbole_choir.data.item_part import ItemPart
+from recbole_choir.data.members import prefix_levels
 from recbole_choir.data.parquet import Columns, read_columns
 from recbole_choir.data.soft_part import SoftPart
 from recbole_choir.data.table_checks import (
@@ -58,7 +59,9 @@ class SemanticTable:
         attributes: Group attribute -> ``token`` or ``float``.
         users: Columns of ``users.parquet``.
         groups: Columns of ``groups.parquet``.
-        user_group: ``[rows of users]`` row of ``groups`` each user belongs to, -1 for none.
+        user_group: ``[rows of users]`` row of ``groups`` each user reads, -1 for none.
+        group_level: ``[rows of groups]`` how many codes each stands for, of
+            :func:`~.members.prefix_levels`.
         ids: ``users`` and ``items`` that the maker stamped; empty for a table without stamps.
         items: Semantic ids and content vectors of items, or None where the table has none.
         soft: Soft groups of users, or None where the table has none.
@@ -72,6 +75,7 @@ class SemanticTable:
     users: Columns
     groups: Columns
     user_group: NDArray[np.int64]
+    group_level: NDArray[np.int64]
     ids: dict[str, IdStamp]
     items: ItemPart | None = None
     soft: SoftPart | None = None
@@ -107,6 +111,8 @@ class SemanticTable:
         check_unique(folder, "users", users, tf.USER_ID)
         groups.ints(tf.SIZE)
         groups.lists(tf.SEQUENCE)
+        user_group = _match_groups(folder, users, groups)
+        user_codes = np.stack([users.ints(name) for name in codes], axis=1)
         return cls(
             path=folder,
             fingerprint=str(manifest.get("fingerprint") or _file_fingerprint(folder)),
@@ -115,7 +121,8 @@ class SemanticTable:
             attributes=_attributes(manifest, folder, groups),
             users=users,
             groups=groups,
-            user_group=_match_groups(folder, users, groups),
+            user_group=user_group,
+            group_level=prefix_levels(groups.strings(tf.GROUP_ID), user_group, user_codes),
             ids=_id_stamps(manifest),
             items=ItemPart.load(folder, manifest, len(times)),
             soft=SoftPart.load(folder, manifest, len(times)),

@@ -64,6 +64,7 @@ _LIST_KEYS = (
     "item_attr_fields",
     "context_fields",
     "lift_fields",
+    "numeric_attr_fields",
     "inject",
     "metrics",
 )
@@ -105,6 +106,7 @@ KINDS: dict[str, str] = {
     "xgb_verbose_eval": "bool|int",
     "user_attr_fields": "list|null",
     "item_attr_fields": "list|null",
+    "numeric_attr_fields": "list|null",
     "context_fields": "list|null",
     "category_field": "str|null",
     "lift_fields": "list|null",

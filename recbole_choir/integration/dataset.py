@@ -87,6 +87,66 @@ class ChoirDataset(Dataset):
 
     # --- loading ---------------------------------------------------------------------------
 
+    def _load_data(self, token: str, dataset_path: str) -> None:
+        super()._load_data(token, dataset_path)
+        self._numbers: list[str] = []
+        # Before RecBole numbers the values of what is still a token.
+        for field in self.config["numeric_attr_fields"] or ():
+            self._read_as_number(str(field))
+
+    def _fields_of_files(self) -> set[str]:
+        """Names of the columns of ``.user`` and ``.item``, loaded or not."""
+        names: set[str] = set()
+        for source in ("user", "item"):
+            path = Path(self.dataset_path) / f"{self.dataset_name}.{source}"
+            if path.is_file():
+                with path.open(encoding=self.config["encoding"]) as file:
+                    head = file.readline().rstrip("\n").split(self.config["field_separator"])
+                names |= {column.split(":")[0] for column in head}
+        return names
+
+    def _read_as_number(self, field: str) -> None:
+        """Make a token attribute of users or items a float field: one field, one kind, everywhere.
+
+        Raises:
+            ConfigError: No attribute of that name is loaded, or it is a sequence or an id.
+            DataError: A value is no finite number.
+        """
+        ids = (self.uid_field, self.iid_field)
+        feats = [feat for feat in (self.user_feat, self.item_feat) if feat is not None]
+        known = [str(f) for feat in feats for f in feat if f not in ids]
+        if field not in known:
+            if field in self._fields_of_files():
+                logger.info("numeric_attr_fields: %s is not loaded, nothing to do", field)
+                return
+            raise ConfigError(
+                f"numeric_attr_fields: expected attributes of {self.dataset_name}.user or .item,"
+                f" got {field!r}; known: {', '.join(known)}{nearest(field, known)}"
+            )
+        kind = self.field2type[field]
+        if kind == FeatureType.FLOAT:
+            return
+        if kind != FeatureType.TOKEN:
+            raise ConfigError(
+                f"numeric_attr_fields: expected a token field, got {field!r} of type {kind.value}"
+            )
+        feat = next(feat for feat in feats if field in feat)
+        values = pd.to_numeric(feat[field], errors="coerce").to_numpy(np.float64)
+        bad = feat[field].notna().to_numpy(bool) & ~np.isfinite(values)
+        if bad.any():
+            raise DataError(
+                f"{self.dataset_name}: numeric_attr_fields: expected numbers in {field!r}, got"
+                f" {feat[field].to_numpy(object)[bad][0]!r} ({int(bad.sum())} such rows)"
+            )
+        feat[field] = values
+        self._numbers.append(field)
+        self.field2type[field] = FeatureType.FLOAT
+        self.field2bucketnum[field] = 2
+        # RecBole's models pass over a float field that is not named here: they would lose it.
+        numerical = list(self.config["numerical_features"] or ())
+        if field not in numerical:
+            self.config["numerical_features"] = [*numerical, field]
+
     def _data_processing(self) -> None:
         user = [] if self.user_feat is None else list(self.user_feat)
         item = [] if self.item_feat is None else list(self.item_feat)
@@ -163,7 +223,12 @@ class ChoirDataset(Dataset):
         super()._fill_nan()
 
     def _normalize(self) -> None:
-        """Keep the label as it is: ``normalize_all`` would turn a constant label into 1."""
+        """Keep the label as it is: ``normalize_all`` would turn a constant label into 1.
+
+        What RecBole's models read of a field of ``numeric_attr_fields`` lies in [0, 1], as with
+        ``normalize_field``: an age of 40 times a vector would drown all others. Ours read it
+        standardised.
+        """
         label = self.inter_feat[self.label_field].to_numpy(np.float32).copy()
         if not np.isin(label, (0.0, 1.0)).all():
             got = np.unique(label)[:5].tolist()
@@ -173,6 +238,14 @@ class ChoirDataset(Dataset):
             )
         self._shared.label = label
         super()._normalize()
+        scaled = self.config["normalize_field"] or ()
+        for field in self._numbers:
+            if field in scaled or self.config["normalize_all"]:
+                continue
+            for feat in self.field2feats(field):
+                values = feat[field].to_numpy(np.float64)
+                low, high = values.min(), values.max()
+                feat[field] = (values - low) / (high - low if high > low else 1.0)
         self.inter_feat[self.label_field] = label.astype(np.float64)
 
     def _keep_roles(self) -> None:
@@ -480,7 +553,8 @@ class ChoirDataset(Dataset):
         frame = feature_arrays.aligned(frame, id_field, ids.astype(object))
         for field in fields:
             if self.field2type.get(field) == FeatureType.FLOAT:
-                frame[field] = pd.to_numeric(frame[field])
+                # whole numbers too: what is no float column is a token to the semantic stage
+                frame[field] = pd.to_numeric(frame[field]).astype(np.float64)
         return frame
 
     def _lists(self, values: pd.Series, field: str) -> list[list[str]]:

@@ -44,7 +44,7 @@ from recbole_choir.table_format import CODEBOOKS, FORMAT_VERSION, ITEM_CODEBOOKS
 logger = logging.getLogger(__name__)
 
 #: Raise it when the same recipe and inputs give another table than before.
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 _PACKAGES = (
     "numpy",

@@ -13,9 +13,11 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from recbole_choir.errors import ChoirError, ConfigError
+from recbole_choir.prefix_groups import memberships
 from recbole_choir.semantic.builder import build_prepared
 from recbole_choir.semantic.canonical import PreparedFrames
 from recbole_choir.semantic.categories import CATEGORY, category_pairs
@@ -27,7 +29,7 @@ from recbole_choir.semantic.group_measures import (
 )
 from recbole_choir.semantic.recipe import Recipe, load_recipe
 from recbole_choir.semantic.table import read_manifest
-from recbole_choir.table_format import GROUP_ID, ITEM_ID, SNAPSHOT, USER_ID
+from recbole_choir.table_format import CODE_PREFIX, GROUP_ID, ITEM_ID, SNAPSHOT, USER_ID
 
 logger = logging.getLogger(__name__)
 
@@ -224,11 +226,12 @@ def _measure_one(prepared: PreparedFrames, table: Path, users: pd.DataFrame) -> 
     last = quality["snapshots"][-1]
     lift = {row["segment"]: row for row in quality["lift_gauc"]}
     now = users[users[SNAPSHOT] == users[SNAPSHOT].max()]
-    sizes = now[GROUP_ID].dropna().value_counts()
+    belongs = _belongs(now)
+    sizes = np.bincount(belongs[belongs >= 0])
     return {
         "groups": last["groups"],
         "with_group": last["users_with_group"] / max(last["users"], 1),
-        "median_size": float(sizes.median()) if len(sizes) else None,
+        "median_size": float(np.median(sizes)) if len(sizes) else None,
         "attributes": last["attribute_consistency"]["mean"],
         "attributes_population": last["attribute_consistency"]["population"],
         "top_n": last["top_categories"]["n"],
@@ -246,7 +249,7 @@ def _behaviour_inside(
 ) -> dict[str, float | None]:
     """What the members of the groups bought before a snapshot: agreement and concentration."""
     frames = prepared.frames.before(moment)
-    group, _ = pd.factorize(users[GROUP_ID], sort=True)
+    group = _belongs(users)
     bought = frames.positives[[USER_ID, ITEM_ID]].merge(category_pairs(frames.items), on=ITEM_ID)
     row = pd.Index(users[USER_ID].to_numpy(object)).get_indexer(
         pd.Index(bought[USER_ID].to_numpy(object))
@@ -261,6 +264,14 @@ def _behaviour_inside(
         "quarter_share": share,
         "quarter_population": population,
     }
+
+
+def _belongs(users: pd.DataFrame) -> NDArray[np.int64]:
+    """All groups [n_users, k] that each user of one snapshot is a member of, -1 for none."""
+    group, _ = pd.factorize(users[GROUP_ID], sort=True)
+    level = users[GROUP_ID].str.count("-").fillna(-1).to_numpy(np.int64) + 1
+    codes = users[[c for c in users.columns if str(c).startswith(CODE_PREFIX)]].to_numpy(np.int64)
+    return memberships(codes, group, level)
 
 
 def _profile_line(record: Mapping[str, Any]) -> str:

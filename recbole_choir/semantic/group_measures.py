@@ -53,7 +53,8 @@ def agreement(
     What everybody likes is taken off first: without that, random groups agree as well.
 
     Args:
-        group: int [n_users], negative where a user has none.
+        group: int [n_users], or [n_users, k] all groups that a user is a member of; negative where
+            a user has none.
         user: int [P] row of the buyer of each (purchase, category) pair, before the snapshot.
         category: int [P].
         low_share: Share of the users with a purchase, fewest purchases first, who are low.
@@ -64,7 +65,8 @@ def agreement(
     References:
         ChoirRec, section 4.2.1 (consistent comparison between high- and low-activity users).
     """
-    known = group[user] >= 0
+    belongs = group if group.ndim == 2 else group[:, None]
+    known = np.any(belongs >= 0, axis=1)[user]
     user, category = user[known], category[known]
     if len(user) == 0:
         return None
@@ -74,12 +76,15 @@ def agreement(
     low = np.zeros(len(group), bool)
     low[by_activity[: round(low_share * len(buyers))]] = True
 
-    n_groups, n_categories = int(group.max()) + 1, int(category.max()) + 1
+    n_groups, n_categories = int(belongs.max()) + 1, int(category.max()) + 1
+    event, column = np.nonzero(belongs[user] >= 0)
+    of, bought = belongs[user[event], column], category[event]
     shares = [
-        _shares(group[user[part]], category[part], n_groups, n_categories)
-        for part in (low[user], ~low[user])
+        _shares(of[part], bought[part], n_groups, n_categories)
+        for part in (low[user[event]], ~low[user[event]])
     ]
-    members = np.bincount(group[buyers[low[buyers]]], minlength=n_groups)  # low ones of each group
+    lows = belongs[buyers[low[buyers]]]
+    members = np.bincount(lows[lows >= 0], minlength=n_groups)  # low ones of each group
     weight = members * (shares[0].sum(axis=1) > 0) * (shares[1].sum(axis=1) > 0)
     if not weight.any():
         return None
@@ -97,16 +102,20 @@ def concentration(
     """Share of purchases in the ``n`` largest categories: mean over groups, and of everybody.
 
     Args:
-        group: int [n_users], negative where a user has none.
+        group: int [n_users], or [n_users, k] all groups that a user is a member of; negative where
+            a user has none.
         user: int [P] row of the buyer of each (purchase, category) pair.
         category: int [P].
         n: Categories that are counted, each group's own.
     """
-    known = group[user] >= 0
+    belongs = group if group.ndim == 2 else group[:, None]
+    known = np.any(belongs >= 0, axis=1)[user]
     user, category = user[known], category[known]
     if len(user) == 0:
         return None, None
-    shares = _shares(group[user], category, int(group.max()) + 1, int(category.max()) + 1)
+    event, column = np.nonzero(belongs[user] >= 0)
+    of = belongs[user[event], column]
+    shares = _shares(of, category[event], int(of.max()) + 1, int(category.max()) + 1)
     shares = shares[shares.sum(axis=1) > 0]
     everybody = np.sort(np.bincount(category) / len(category))[::-1]
     top = np.sort(shares, axis=1)[:, ::-1][:, :n]

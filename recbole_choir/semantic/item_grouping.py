@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from recbole_choir.errors import DataError
+from recbole_choir.prefix_groups import prefix_ids
 from recbole_choir.semantic.distinct_vectors import DistinctVectors
 from recbole_choir.semantic.frames import ITEM_ID, Frames
 from recbole_choir.semantic.item_source import ItemSource
 from recbole_choir.semantic.points import as_points, distinct_points
-from recbole_choir.semantic.priors import choose_levels, group_names, prefix_ids
+from recbole_choir.semantic.priors import choose_levels, group_names
 from recbole_choir.semantic.quantizer import (
     Quantizer,
     fit_quantizer,

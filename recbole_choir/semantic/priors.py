@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_choir.errors import DataError
+from recbole_choir.prefix_groups import prefix_ids
 from recbole_choir.semantic.categories import CATEGORY
 from recbole_choir.table_format import (
     ATTR_PREFIX,
@@ -44,29 +45,6 @@ def attribute_kinds(users: pd.DataFrame) -> dict[str, AttributeKind]:
         elif not values.map(_is_list).any():
             kinds[str(field)] = "token"
     return kinds
-
-
-def prefix_ids(codes: np.ndarray) -> np.ndarray:
-    """Number the distinct prefixes of codes at every level.
-
-    Args:
-        codes: int [n, M]; a row with a negative code has no group.
-
-    Returns:
-        int64 [n, M], -1 where there is no group: row i and j have the same number at level l
-        exactly if their first l codes agree. Numbers follow the order of the prefixes.
-    """
-    n, n_levels = codes.shape
-    out = np.full((n, n_levels), -1, np.int64)
-    known = (codes >= 0).all(axis=1)
-    parent = np.zeros(int(known.sum()), np.int64)
-    for level in range(n_levels):
-        code = codes[known, level].astype(np.int64)
-        if len(code) == 0:
-            return out
-        _, parent = np.unique(parent * (code.max() + 1) + code, return_inverse=True)
-        out[known, level] = parent
-    return out
 
 
 def choose_levels(

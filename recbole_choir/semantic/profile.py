@@ -33,8 +33,10 @@ class TemplateEngine:
     """Fills the three dimensions of a profile from a template. No language model is involved.
 
     The wording is short on purpose: words that stand in every profile carry nothing and pull all
-    embeddings together. What sets a user apart comes first. Titles are left to engines that know
-    what they mean: here they double the time of encoding and add nothing to what groups know.
+    embeddings together. What sets a user apart comes first, then each of the three windows of
+    behaviour, always: an empty one says "nothing". A user without a purchase has none. Titles are
+    left to engines that know what they mean: here they double the time of encoding and add nothing
+    to what groups know.
 
     References:
         ChoirRec, section 4.2.1 (core identity, key interest points, consumption philosophy).
@@ -49,8 +51,9 @@ class TemplateEngine:
             "Interests",
             [
                 ("especially ", facts[v.DISTINCTIVE]),
-                ("mostly ", facts[v.LONG]),
-                ("lately also ", facts[v.NEW]),
+                ("lately ", facts[v.RECENT]),
+                ("before that ", facts[v.MEDIUM]),
+                ("long ago ", facts[v.LONG]),
                 ("searches for ", facts[v.QUERIES]),
             ],
             "; ",

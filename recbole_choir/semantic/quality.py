@@ -11,14 +11,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from recbole_choir.prefix_groups import memberships, prefix_ids
 from recbole_choir.semantic.categories import CATEGORY
 from recbole_choir.semantic.codebooks import collision_rate
 from recbole_choir.semantic.lift import LabelledRows, lift_report
-from recbole_choir.semantic.priors import prefix_ids
+from recbole_choir.semantic.verbalize import is_descriptive
 from recbole_choir.table_format import ITEM_ID, USER_ID
 
 SIZE_EDGES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 TOP_CATEGORIES = 50
+
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,10 @@ class SnapshotGroups:
     codes: NDArray[np.integer]
     group: NDArray[np.int64]
     level: NDArray[np.int64]
+
+    def belongs(self) -> NDArray[np.int64]:
+        """All groups [n_users, k] that each user is a member of, -1 for none."""
+        return memberships(self.codes, self.group, self.level)
 
 
 def quality_report(
@@ -56,7 +63,7 @@ def quality_report(
         kinds: Field -> token or float, of :func:`~.priors.attribute_kinds`.
         snapshots: The groups, in the order of time.
         n_clusters: Codewords at each level.
-        seed: Seed of the random control.
+        seed: Seed of the random controls.
 
     Returns:
         Plain values. ``snapshots``: for each, users with a group, groups read, histogram of their
@@ -64,7 +71,12 @@ def quality_report(
         who share their full code, attribute consistency
         (mean share of the mode, weighted by members, beside the share of the whole population's
         mode) and the share of purchases in a group's 50 largest categories (all of them where
-        there are fewer). ``lift_gauc``: see :func:`~.lift.lift_report`.
+        there are fewer). A group's members are all users of its prefix
+        (:mod:`recbole_choir.prefix_groups`). ``lift_gauc``: see :func:`~.lift.lift_report`.
+        ``attribute_cells``: the attributes that its control within cells holds still, the cells
+        (different combinations of their values, a missing one among them) of the users with a
+        group in the last snapshot, and the share of these who are alone in theirs, whom no
+        permutation moves; None without such attributes.
 
     References:
         ChoirRec, section 5.5 (semantic group consistency: 83 % and 60 % there).
@@ -73,6 +85,7 @@ def quality_report(
     bought = interactions[interactions["label"] > 0]
     bought_user = user_row[(interactions["label"] > 0).to_numpy(bool)]
     reports = []
+    belongs = [groups.belongs() for groups in snapshots]
     for index, groups in enumerate(snapshots, 1):
         before = (bought["timestamp"] < groups.time).to_numpy(bool)
         reports.append(
@@ -80,38 +93,85 @@ def quality_report(
                 "index": index,
                 "time": groups.time,
                 **_shape(groups, n_clusters),
-                "attribute_consistency": _consistency(groups.group, users, kinds),
+                "attribute_consistency": _consistency(belongs[index - 1], users, kinds),
                 "top_categories": _concentration(
-                    groups.group[bought_user[before]], bought[ITEM_ID][before], pairs
+                    belongs[index - 1][bought_user[before]], bought[ITEM_ID][before], pairs
                 ),
             }
         )
+    fields, cells = attribute_cells(users, list(kinds))
     lift = lift_report(
         _labelled_rows(interactions, user_row, pairs, len(users)),
         np.array([s.time for s in snapshots]),
         np.stack([s.group for s in snapshots]),
         seed=seed,
+        belongs=belongs,
+        cells=cells if fields else None,
     )
     records = [{str(k): _plain(v) for k, v in row.items()} for row in lift.to_dict("records")]
-    return {"snapshots": reports, "lift_gauc": records}
+    return {
+        "snapshots": reports,
+        "lift_gauc": records,
+        "attribute_cells": _cells(fields, cells[snapshots[-1].group >= 0]) if fields else None,
+    }
+
+
+def attribute_cells(users: pd.DataFrame, names: Sequence[str]) -> tuple[list[str], Ints]:
+    """Number the users by the combination of their attributes.
+
+    Args:
+        users: Attributes, one row a user.
+        names: Those to look at; one that names single users, such as a zip code, is left out: it
+            would leave everybody alone.
+
+    Returns:
+        The names that count, and int64 [n_users] the number of each user's cell.
+    """
+    fields = [name for name in names if is_descriptive(users[name])]
+    cell = np.zeros(len(users), np.int64)
+    for name in fields:
+        value, _ = pd.factorize(users[name])  # -1: missing, a value like any other
+        _, cell = np.unique(cell * (value.max() + 2) + value + 1, return_inverse=True)
+    return fields, cell.reshape(-1).astype(np.int64)
+
+
+def _cells(fields: list[str], cells: Ints) -> dict[str, Any]:
+    _, size = np.unique(cells, return_counts=True)
+    alone = float((size == 1).sum() / len(cells)) if len(cells) else None
+    return {"fields": fields, "users": len(cells), "cells": len(size), "users_alone": alone}
 
 
 def quality_table(report: dict[str, Any]) -> str:
     """Write the report as text that people read."""
     lines = ["How much the groups know: GAUC of the as-of group x category lift alone", ""]
+    cells = report["attribute_cells"]
     head = f"{'segment':<10}{'rows':>10}{'users':>9}{'in groups':>11}{'gauc':>9}{'random':>9}"
+    if cells is not None:
+        head += f"{'in cells':>10}{'beyond':>9}"
     lines += [head, "-" * len(head)]
     for row in report["lift_gauc"]:
         lines.append(
             f"{row['segment']:<10}{row['rows']:>10,}{row['users']:>9,}"
             f"{_figure(row['with_group'], '11.1%')}{_figure(row['gauc'], '9.4f')}"
             f"{_figure(row['random'], '9.4f')}"
+            + ("" if cells is None else _figure(row["within_cells"], "10.4f"))
+            + ("" if cells is None else _figure(row["beyond_attributes"], "+9.4f"))
         )
     lines += [
         "",
         "level_1 .. level_5: equal fifths of the users by positives before the snapshot;",
         "random: the same groups with permuted members, the measure of knowing nothing.",
     ]
+    if cells is None:
+        lines.append("No attribute describes users: nothing to compare the groups with.")
+    else:
+        lines += [
+            f"in cells: members permuted among users of equal {', '.join(cells['fields'])};",
+            "beyond: gauc less that, what a group knows beyond these attributes. "
+            f"{cells['cells']:,} cells",
+            f"of {cells['users']:,} users, {_figure(cells['users_alone'], '.1%')} of them alone in "
+            "theirs, whom nothing moves.",
+        ]
     for snapshot in report["snapshots"]:
         lines += ["", *_snapshot_lines(snapshot)]
     return "\n".join(lines) + "\n"
@@ -190,20 +250,20 @@ def sizes_of_read_groups(groups: SnapshotGroups) -> NDArray[np.int64]:
     return np.concatenate(sizes).astype(np.int64)
 
 
-def _consistency(
-    group: NDArray[np.int64], users: pd.DataFrame, kinds: dict[str, Any]
-) -> dict[str, Any]:
+def _consistency(belongs: Ints, users: pd.DataFrame, kinds: dict[str, Any]) -> dict[str, Any]:
     """Share of members with the mode of their group, by field, and of all users with theirs."""
     fields: dict[str, float] = {}
     population: dict[str, float] = {}
     for field in [f for f, kind in kinds.items() if kind == "token"]:
-        known = (group >= 0) & users[field].notna().to_numpy(bool)
+        known = (belongs >= 0).any(axis=1) & users[field].notna().to_numpy(bool)
         if not known.any():
             continue
-        values = users[field][known].astype(str)
-        counts = values.groupby([group[known], values.to_numpy(object)]).size()
-        fields[field] = float(counts.groupby(level=0).max().sum() / known.sum())
-        population[field] = float(values.value_counts().max() / known.sum())
+        values = users[field].astype(str).to_numpy(object)
+        user, column = np.nonzero(known[:, None] & (belongs >= 0))
+        members = pd.Series(values[user])
+        counts = members.groupby([belongs[user, column], values[user]]).size()
+        fields[field] = float(counts.groupby(level=0).max().sum() / len(user))
+        population[field] = float(pd.Series(values[known]).value_counts().max() / known.sum())
     return {
         "mean": float(np.mean(list(fields.values()))) if fields else None,
         "population": float(np.mean(list(population.values()))) if fields else None,
@@ -211,19 +271,19 @@ def _consistency(
     }
 
 
-def _concentration(
-    group: NDArray[np.int64], item: pd.Series, pairs: pd.DataFrame
-) -> dict[str, Any]:
+def _concentration(belongs: Ints, item: pd.Series, pairs: pd.DataFrame) -> dict[str, Any]:
     """Share of purchases in the largest categories: mean over groups, and of everybody."""
     n = min(TOP_CATEGORIES, pairs[CATEGORY].nunique())
-    rows = pd.DataFrame({"group": group, ITEM_ID: item.to_numpy(object)})
-    rows = rows[rows["group"] >= 0].merge(pairs, on=ITEM_ID)
+    event, column = np.nonzero(belongs >= 0)
+    rows = pd.DataFrame(
+        {"group": belongs[event, column], ITEM_ID: item.to_numpy(object)[event], "event": event}
+    ).merge(pairs, on=ITEM_ID)
     if len(rows) == 0:
         return {"n": n, "share": None, "population": None}
     counts = rows.groupby(["group", CATEGORY]).size().sort_values(ascending=False, kind="stable")
     top = counts.groupby(level=0).head(n).groupby(level=0).sum()
     total = counts.groupby(level=0).sum()
-    everyone = rows[CATEGORY].value_counts()
+    everyone = rows.drop_duplicates(["event", CATEGORY])[CATEGORY].value_counts()
     return {
         "n": n,
         "share": float((top / total).mean()),
@@ -258,5 +318,5 @@ def _plain(value: Any) -> Any:
 
 
 def _figure(value: float | None, form: str) -> str:
-    width = int(form.split(".")[0])
+    width = int(form.lstrip("+").split(".")[0] or 0)
     return f"{'-':>{width}}" if value is None else f"{value:{form}}"

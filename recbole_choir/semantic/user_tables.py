@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from recbole_choir.prefix_groups import prefix_ids
 from recbole_choir.semantic.frames import Frames
 from recbole_choir.semantic.grouping import Grouping
 from recbole_choir.semantic.priors import (
@@ -17,7 +18,6 @@ from recbole_choir.semantic.priors import (
     choose_levels,
     group_names,
     group_priors,
-    prefix_ids,
 )
 from recbole_choir.semantic.quality import SnapshotGroups
 from recbole_choir.semantic.recipe import Recipe

@@ -8,7 +8,7 @@ the same words, so the profile is neither written nor encoded again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,11 +17,12 @@ from recbole_choir.semantic.categories import CATEGORY, category_pairs, has_cate
 from recbole_choir.semantic.frames import Frames
 from recbole_choir.table_format import ITEM_ID, USER_ID
 
+WindowsEnd = Literal["last_event", "snapshot"]
+
 ATTRIBUTES: Final = "attributes"
 RECENT: Final = "recent"
 MEDIUM: Final = "medium"
 LONG: Final = "long"
-NEW: Final = "new"
 DISTINCTIVE: Final = "distinctive"
 TITLES: Final = "titles"
 QUERIES: Final = "queries"
@@ -37,7 +38,6 @@ FACTS: Final = (
     RECENT,
     MEDIUM,
     LONG,
-    NEW,
     DISTINCTIVE,
     TITLES,
     QUERIES,
@@ -49,12 +49,14 @@ FACTS: Final = (
 
 DAY: Final = 86_400.0
 MAX_CATEGORIES: Final = 5
-MAX_NEW: Final = 3
 MAX_DISTINCTIVE: Final = 5
 MAX_TITLES: Final = 3
 MAX_QUERIES: Final = 5
 MAX_VALUE_LENGTH: Final = 40
 MAX_ATTRIBUTES: Final = 12
+
+#: What a window without a purchase says.
+NOTHING: Final = "nothing"
 
 #: Values that say no more than a missing one.
 EMPTY_VALUES: Final = frozenset({"", "other", "unknown", "none", "nan", "n/a", "null"})
@@ -74,31 +76,41 @@ def verbalize(
     frames: Frames,
     windows_days: Sequence[float] = (7, 30),
     max_categories: int = MAX_CATEGORIES,
+    windows_end: WindowsEnd = "last_event",
 ) -> pd.DataFrame:
     """Describe every user of ``frames.users`` from what happened before ``frames.time``.
 
-    Purchases (rows with label 1) are counted by category in three nested windows that end at the
-    snapshot: recent, medium and long (all of it). An item with several categories counts for each.
+    Purchases (rows with label 1) are counted by category in three windows, each purchase in exactly
+    one::
+
+        age a of a purchase, in days before the end, and lengths w1 < w2
+        recent   a <= w1        medium   w1 < a <= w2        long   w2 < a
+
+    An item with several categories counts for each.
 
     Args:
         frames: Interactions strictly before ``frames.time``, users and items. A column ``query``
             of the interactions holds search queries.
         windows_days: Lengths of the recent and of the medium window, in days. The paper gives
             none; a week and a month.
-        max_categories: Categories named per window; 5 keeps a profile below about 80 tokens.
+        max_categories: Categories named per window; 5 keeps a profile below about 120 tokens.
+        windows_end: ``last_event``: the windows of a user end at its newest purchase, so that time
+            alone changes no text, as in the prompts of language models; ``snapshot``: at
+            ``frames.time``. The paper does not say.
 
     Returns:
         Frame with the text columns ``FACTS``, one row per user in the order of ``frames.users``:
 
         ``attributes``: ``age 24, gender M``; missing values and attributes that name single users
-        are left out. ``recent``, ``medium``, ``long``: category names, most bought first. ``new``:
-        categories of the shorter windows that are not in ``long``. ``distinctive``: categories
-        bought at least twice as often as their share of the catalogue. ``titles``: the newest
-        items. ``queries``: the newest distinct ones of the medium window. ``activity``,
-        ``breadth``, ``repeat``, ``price``: habits in words.
+        are left out. ``recent``, ``medium``, ``long``: category names, most bought first, and
+        ``nothing`` where a user has purchases but none there; all three are empty for a user
+        without purchases, and where items have no categories. ``distinctive``: categories bought at
+        least twice as often, over all windows, as their share of the catalogue. ``titles``: the
+        newest items. ``queries``: the newest distinct ones of the last ``windows_days[1]`` days
+        before the snapshot. ``activity``, ``breadth``, ``repeat``, ``price``: habits in words.
 
     References:
-        ChoirRec, section 4.2.1 (input formulation).
+        ChoirRec, section 4.2.1 (input formulation: recent, medium and long-term behaviour).
     """
     user_ids = frames.users[USER_ID].astype(str).to_numpy(object)
     facts = pd.DataFrame({name: np.full(len(user_ids), "", object) for name in FACTS})
@@ -115,20 +127,23 @@ def verbalize(
         }
     )
     pairs = category_pairs(frames.items)
-    age_days = (frames.time - bought["timestamp"]) / DAY
+    end: float | pd.Series = frames.time
+    if windows_end == "last_event":
+        end = bought.groupby(USER_ID)["timestamp"].transform("max")
+    age_days = (end - bought["timestamp"]) / DAY
 
     columns: dict[str, pd.Series] = {}
     if has_categories(pairs):
-        by_window = {
-            RECENT: _count(bought[age_days <= windows_days[0]], pairs),
-            MEDIUM: _count(bought[age_days <= windows_days[1]], pairs),
-            LONG: _count(bought, pairs),
-        }
-        top = {name: _top(counts, max_categories) for name, counts in by_window.items()}
-        columns |= {name: _join(rows) for name, rows in top.items()}
-        columns[NEW] = _join(_newcomers(top))
-        columns[DISTINCTIVE] = _join(_distinctive(by_window[LONG], pairs))
-        columns[BREADTH] = _breadth(by_window[LONG])
+        window = np.searchsorted(
+            np.asarray(windows_days, np.float64), age_days.to_numpy(np.float64)
+        )
+        buyers = pd.Index(bought[USER_ID].unique())
+        for at, name in enumerate((RECENT, MEDIUM, LONG)):
+            top = _top(_count(bought[window == at], pairs), max_categories)
+            columns[name] = _join(top).reindex(buyers).fillna(NOTHING)
+        ever = _count(bought, pairs)
+        columns[DISTINCTIVE] = _join(_distinctive(ever, pairs))
+        columns[BREADTH] = _breadth(ever)
     columns[TITLES] = _titles(bought, frames.items)
     columns[ACTIVITY] = _activity(bought)
     columns[REPEAT] = _repeat(bought)
@@ -214,19 +229,6 @@ def _join(rows: pd.DataFrame, column: str = CATEGORY, gap: str = ", ") -> pd.Ser
     """Join each user's names in their order."""
     names = rows[column].astype(str).str.slice(0, MAX_VALUE_LENGTH)
     return names.groupby(rows[USER_ID], sort=False).agg(gap.join)
-
-
-def _newcomers(top: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Leading categories of the recent, then the medium window that the long one does not name."""
-    keys = [USER_ID, CATEGORY]
-    short = pd.concat([_leading(top[RECENT]), _leading(top[MEDIUM])]).drop_duplicates(keys)
-    known = pd.MultiIndex.from_frame(top[LONG][keys])
-    fresh = short[~pd.MultiIndex.from_frame(short[keys]).isin(known)]
-    return fresh.groupby(USER_ID, sort=False).head(MAX_NEW)
-
-
-def _leading(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.groupby(USER_ID, sort=False).head(MAX_NEW)[[USER_ID, CATEGORY]]
 
 
 def _distinctive(counts: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:

@@ -57,6 +57,7 @@ def make(data: Any) -> Make:
     def make(name: str) -> Any:
         torch.set_num_threads(1)
         config = config_of(name)
+        config["numerical_features"] = data.config["numerical_features"]  # as in a run: one config
         init_seed(config["seed"], True)
         return create_model(config, data)
 

@@ -186,7 +186,7 @@ def _side(
     tail = rows < 20
     log = (stats[..., 0] - stats[0, :, 0]).clamp_min(0)
     return ClusterSide.build(
-        cluster, codes, 1 + N_SNAPSHOTS * n_g, stats, rows.numpy(), tail.numpy(), log
+        cluster, codes, 1 + N_SNAPSHOTS * n_g, stats, rows.numpy(), tail.numpy(), log_exposures=log
     )
 
 

@@ -32,7 +32,7 @@ def a_side() -> ClusterSide:
         stats,
         np.array([0, 5, 5, 5, 5]),
         np.zeros(5, dtype=bool),
-        torch.from_numpy(log),
+        log_exposures=torch.from_numpy(log),
     )
 
 

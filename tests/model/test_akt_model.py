@@ -578,6 +578,7 @@ def test_clusters_of_one(helpers: Any) -> None:
         rows = torch.arange(1, n).repeat(3, 1) + torch.tensor([[-n], [0], [n]])
         side.cluster = torch.cat([torch.zeros(3, 1), rows.clamp_min(0)], dim=1).int()
         side.cluster[0] = 0
+        side.belongs = side.cluster.unsqueeze(-1)
         side.home = side.cluster[2].long()
         side.n_clusters = 2 * n
     inputs.clusters.behaviour.offsets = torch.zeros(2 * 30 * 3 + 1, dtype=torch.long)

@@ -393,6 +393,21 @@ class TestIdEmbedding:
         assert got.x[:3].tolist() == [[3, 4], [0, 0], [1, 2]]
         assert got.valid.tolist() == [True, False, True] + [False] * 27
 
+    def test_a_vector_without_an_event_before_the_first_snapshot_is_untrained(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = tmp_path / "v.npz"
+        np.savez(path, user_ids=np.array(["a", "b", "c"]), vectors=np.eye(3))
+        events = [("a", "x", 1.0, 1), ("b", "x", 5.0, 1), ("d", "x", 1.0, 0)]
+        frames = frames_of(events, users=list("abcd"))
+        source = IdEmbeddingInput(path).fit(frames.before(5.0))  # b's event is at the snapshot
+        with caplog.at_level("INFO"):
+            got = source.transform(frames.before(9.0))
+        assert got.valid.tolist() == [True, False, False, False]
+        assert got.x.tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+        assert "3 of 4 users have no trained vector" in caplog.text
+        assert "1 are not in the file, 2 have no event before the first snapshot" in caplog.text
+
     @pytest.mark.parametrize(
         ("arrays", "message"),
         [

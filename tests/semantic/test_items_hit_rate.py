@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from recbole_choir.semantic.items.cooccurrence import Pairs
-from recbole_choir.semantic.items.hit_rate import before_and_after, hit_rates
+from recbole_choir.semantic.items.hit_rate import (
+    before_and_after,
+    hit_rates,
+    popularity_rates,
+    with_popularity,
+)
 
 
 def pairs_of(*ends: tuple[int, int]) -> Pairs:
@@ -77,6 +83,51 @@ def test_against_loops() -> None:
     assert got.raw_mean_rank == np.mean(raw)
     assert got.hit_rate_10 == np.mean(np.array(filtered) <= 10)
     assert got.raw_hit_rate_30 == np.mean(np.array(raw) <= 30)
+
+
+def test_popularity_by_hand() -> None:
+    # Training pairs (0, 1) of 5 users, (1, 2) of 2 and (3, 4) of 1: popularity 5, 7, 2, 1, 1.
+    known = Pairs(np.array([0, 1, 3]), np.array([1, 2, 4]), np.array([5, 2, 1]))
+    got = popularity_rates(np.ones(5, bool), pairs_of((0, 2)), known)
+    assert got is not None
+    # from 0: 1 (known) is above 2; from 2: 1 (known) and, of the others, none is above 0
+    assert (got.raw_mean_rank, got.mean_rank) == (2.0, 1.0)
+    got = popularity_rates(np.ones(5, bool), pairs_of((0, 3)), known)
+    assert got is not None
+    # from 0: 1, 2 above 3 and 4 equal: 1 + 2 + 1/2, without the known 1: 2.5; from 3: 1 is above 0
+    assert (got.raw_mean_rank, got.mean_rank) == ((3.5 + 2) / 2, (2.5 + 2) / 2)
+
+
+def test_popularity_knows_no_held_out_pair_and_no_vector() -> None:
+    known = pairs_of((0, 1), (1, 2))
+    base = popularity_rates(np.ones(6, bool), pairs_of((0, 2)), known)
+    more = Pairs(np.array([0]), np.array([2]), np.array([99]))
+    assert popularity_rates(np.ones(6, bool), more, known) == base
+    # and is hit_rates of any vectors whose cosines rank alike for every anchor
+    assert popularity_rates(np.zeros(6, bool), pairs_of((0, 2)), known) is None
+
+
+def test_vectors_behind_popularity_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    n = 100
+    known = pairs_of(*[(0, k) for k in range(2, 60)])
+    held = pairs_of((0, 1), (0, 70))
+    far = on_circle(0, 180, *range(1, n - 1))
+    rates = hit_rates(far, np.ones(n, bool), held, known)
+    popular = popularity_rates(np.ones(n, bool), held, known)
+    assert rates is not None
+    assert popular is not None
+    with caplog.at_level("INFO"):
+        report = before_and_after("items", known, held, 1, rates, rates, popular)
+    assert report["popularity"] == popular.report()
+    assert popular.hit_rate_30 > rates.hit_rate_30
+    assert "of popularity alone" in caplog.text
+
+
+def test_a_kept_report_gets_the_control() -> None:
+    known, held = pairs_of((0, 1)), pairs_of((0, 2))
+    new = with_popularity({"pairs": 1}, np.ones(4, bool), held, known)
+    assert new["popularity"]["mean_rank"] == 1.5
+    assert with_popularity(new, np.ones(4, bool), held, known) is new
 
 
 def test_report() -> None:

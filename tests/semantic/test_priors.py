@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_choir.errors import DataError
+from recbole_choir.prefix_groups import prefix_ids
 from recbole_choir.semantic.categories import PSEUDO_CATEGORY, category_pairs, has_categories
 from recbole_choir.semantic.priors import (
     attribute_kinds,
@@ -16,7 +17,6 @@ from recbole_choir.semantic.priors import (
     group_names,
     group_priors,
     group_sequences,
-    prefix_ids,
 )
 
 

@@ -55,10 +55,10 @@ def text_of(events: pd.DataFrame, time: float = NOW) -> list[str]:
 def test_facts_by_hand() -> None:
     u = facts_of(EVENTS).loc["u"]
     assert u[v.ATTRIBUTES] == "age 24, gender male, income 12000"
-    assert u[v.LONG] == "Drama, Crime, Sci-Fi"  # 3, 1, 1: ties by name
-    assert u[v.MEDIUM] == "Sci-Fi"
-    assert u[v.RECENT] == ""
-    assert u[v.NEW] == ""  # Sci-Fi is named already
+    # the newest purchase, 20 days ago, ends the windows: the others are 60 to 80 days older
+    assert u[v.RECENT] == "Sci-Fi"
+    assert u[v.MEDIUM] == v.NOTHING
+    assert u[v.LONG] == "Drama, Crime"  # 3, 1
     assert u[v.TITLES] == "Brazil / Heat / The Piano"  # c has no title
     assert u[v.ACTIVITY] == "occasional"
     assert u[v.REPEAT] == ""
@@ -72,20 +72,45 @@ def test_negative_labels_are_no_purchases() -> None:
 
 def test_template_reads_as_english_and_leaves_out_what_is_missing() -> None:
     assert text_of(EVENTS) == [
-        "Identity: age 24, gender male, income 12000. Interests: mostly Drama, Crime, "
-        "Sci-Fi. Philosophy: occasional, focused taste.",
+        "Identity: age 24, gender male, income 12000. Interests: lately Sci-Fi; before that "
+        "nothing; long ago Drama, Crime. Philosophy: occasional, focused taste.",
         "Identity: gender female.",
         "",
     ]
 
 
-def test_new_interest_of_the_last_week_is_named_once_the_long_list_is_full() -> None:
-    events = events_of(
-        ("u", "a", 100, 1), ("u", "b", 90, 1), ("u", "c", 80, 1), ("u", "d", 3, 1)
-    )  # fmt: skip
-    facts = facts_of(events, max_categories=2).loc["u"]
-    assert facts[v.LONG] == "Drama, Crime"
-    assert facts[v.RECENT] == facts[v.NEW] == "Sci-Fi"
+@pytest.mark.parametrize("end", ["last_event", "snapshot"])
+def test_each_purchase_is_in_exactly_one_window(end: v.WindowsEnd) -> None:
+    """One item a category, one purchase a distance: every category is named once."""
+    days = [0.5, 7, 7.01, 20, 30, 30.01, 400]
+    items = pd.DataFrame(
+        {"item_id": [f"i{d}" for d in days], "category": [[f"c{d}"] for d in days]}
+    )
+    events = events_of(("u", "i0.5", 0.25, 1), *[("u", f"i{d}", d, 1) for d in days])
+    if end == "last_event":
+        events["timestamp"] += (0.25 - 100) * DAY  # the windows move with the newest purchase
+        events.loc[1:, "timestamp"] -= 0.25 * DAY
+    frames = Frames(events, USERS, items, NOW)
+    u = v.verbalize(frames, windows_end=end).set_index("user_id").loc["u"]
+    named = [u[name].split(", ") for name in (v.RECENT, v.MEDIUM, v.LONG)]
+    assert [sorted(n) for n in named] == [
+        ["c0.5", "c7"],
+        ["c20", "c30", "c7.01"],
+        ["c30.01", "c400"],
+    ]
+
+
+def test_every_text_of_a_buyer_tells_each_window() -> None:
+    events = events_of(("u", "a", 3, 1), ("w", "a", 3, 1), ("w", "e", 20, 1), ("w", "d", 90, 1))
+    told = [t.split("Interests: ")[1].split(".")[0] for t in text_of(events)[:2]]
+    assert told == [
+        "lately Drama; before that nothing; long ago nothing",
+        "lately Drama; before that Horror; long ago Sci-Fi",
+    ]
+    frames = Frames(events, USERS, ITEMS, NOW)
+    by_snapshot = v.verbalize(frames, windows_days=(1, 2), windows_end="snapshot")
+    assert by_snapshot[v.RECENT].tolist() == [v.NOTHING, v.NOTHING, ""]
+    assert by_snapshot[v.LONG].tolist() == ["Drama", "Drama, Horror, Sci-Fi", ""]
 
 
 def test_distinctive_means_more_than_the_catalogue() -> None:

@@ -54,22 +54,25 @@ def _last_snapshot(table: SemanticTable) -> pd.DataFrame:
 def group_sizes(users: pd.DataFrame, n_levels: int) -> tuple[Plot | None, list[str]]:
     """Users of each group by rank: a line for each level of codes, and one for what is read."""
     parts = []
+    read = set(users[tf.GROUP_ID].dropna())
+    members = []
     prefix = pd.Series("", index=users.index)
     has_codes = users[tf.code_column(1)] != tf.NO_CODE
     if not has_codes.any():
         return None, ["group sizes: no user has a group in the last snapshot"]
     for level in range(1, n_levels + 1):
-        prefix = prefix + "-" + users[tf.code_column(level)].astype(str)
+        prefix = prefix + ("-" if level > 1 else "") + users[tf.code_column(level)].astype(str)
         parts.append(_ranked(prefix[has_codes], f"level {level}"))
-    parts.append(_ranked(users[tf.GROUP_ID].dropna(), "the group a user reads"))
+        members.append(prefix[has_codes & prefix.isin(read)])
+    parts.append(_ranked(pd.concat(members), "the groups that users read"))
     styles = {part["series"].iloc[0]: Style(COLOURS[i]) for i, part in enumerate(parts)}
     without = len(users) - int(has_codes.sum())
     return Plot(
         "sizes",
         "Group sizes",
         "Users of each group, largest first, at the last snapshot. A group that is too small backs "
-        f"off to its prefix; that is the group a user reads. {without:,} of {len(users):,} users "
-        "have none.",
+        "off to its prefix; that is the group its users read, with all members of the prefix. "
+        f"{without:,} of {len(users):,} users have none.",
         pd.concat(parts, ignore_index=True),
         "lines",
         "rank of the group",

@@ -416,10 +416,10 @@ class AKTRec(ChoirRecommender):
         if self.user_codes is not None:
             parts.append(self.user_codes(user_id, snapshot))
         parts += [*self.user_bank(self.user_values(interaction)), user.stats[snapshot, user_id]]
-        view.users.observe(user.cluster_of(snapshot, user_id), torch.cat(parts, dim=-1))
+        view.users.observe(user.clusters_of(snapshot, user_id), torch.cat(parts, dim=-1))
         token = self.item_encoder.token(item_id, snapshot)
         features = torch.cat([token, item.stats[snapshot, item_id]], dim=-1)
-        view.items.observe(item.cluster_of(snapshot, item_id), features)
+        view.items.observe(item.clusters_of(snapshot, item_id), features)
 
     def id_tables(self) -> dict[str, torch.Tensor]:
         """The individual vectors of users and items; see :meth:`ChoirRecommender.id_tables`."""

@@ -24,7 +24,8 @@ class ClusterAverage(nn.Module):
     """``H_G = sum_{u' in G} H_u' / |G|``, for every cluster of every snapshot.
 
     A cluster row stands for one snapshot, so its members enter with their features at that
-    snapshot. The empty cluster, and a row without members, is the zero vector.
+    snapshot. Members are all ids of the cluster's prefix, also those that read a deeper cluster.
+    The empty cluster, and a row without members, is the zero vector.
 
     Modes:
 
@@ -67,14 +68,15 @@ class ClusterAverage(nn.Module):
         self.n_clusters = int(side.n_clusters)
         if weight == "logfreq" and side.log_exposures is None:
             raise DataError("clust_weight: logfreq expects exposures of the members, got none")
-        cluster = side.cluster.cpu().numpy()
-        self.n_snapshots = cluster.shape[0] - 1
+        belongs = side.belongs.cpu().numpy()  # [S + 1, n, k]
+        self.n_snapshots = belongs.shape[0] - 1
         position = np.zeros(self.n_clusters, dtype=np.int64)  # 0: no members
         done = 1
         for s in range(1, self.n_snapshots + 1):
-            member = np.flatnonzero(cluster[s])
-            member = member[np.argsort(cluster[s][member], kind="stable")]
-            rows, sizes = np.unique(cluster[s][member], return_counts=True)
+            member, column = np.nonzero(belongs[s])
+            row = belongs[s][member, column]
+            member = member[np.argsort(row, kind="stable")]
+            rows, sizes = np.unique(row, return_counts=True)
             position[rows] = done + np.arange(len(rows))
             done += len(rows)
             self._keep(f"members_{s}", torch.from_numpy(member.astype(np.int64)))
@@ -135,10 +137,12 @@ class ClusterAverage(nn.Module):
         """Move the averages of the clusters in a batch towards its members (``ema``).
 
         Args:
-            cluster: Cluster row ``[B]`` of each member, 0 for none.
+            cluster: Cluster rows ``[B]`` or ``[B, k]`` that each member belongs to, 0 for none.
             features: ``[B, width]`` at the rows' snapshots.
         """
-        ordered, order = cluster.sort(stable=True)
+        width = cluster[0].numel() if cluster.dim() > 1 else 1
+        ordered, order = cluster.reshape(-1).sort(stable=True)
+        order = torch.div(order, width, rounding_mode="floor")  # back to rows of the batch
         rows = torch.arange(self.n_clusters, device=cluster.device)
         start = torch.searchsorted(ordered, rows)
         features = features.to(self.table.dtype)

@@ -119,7 +119,7 @@ def project_centroids(centroids: torch.Tensor, size: int, std: float) -> torch.T
 
 
 def item_centroids(items: ItemTables) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean content vector of the items of each item's first cluster, as of that snapshot.
+    """Mean content vector of all members of each item's first cluster, as of that snapshot.
 
     Args:
         items: Clusters and vectors by (snapshot, item).
@@ -127,8 +127,9 @@ def item_centroids(items: ItemTables) -> tuple[torch.Tensor, torch.Tensor]:
     Returns:
         Centroids ``[H, d]``, and each item's row in them ``[n_items]``, -1 for none.
     """
-    cluster = items.item_cluster[1:].reshape(-1).long().cpu()
-    vector = items.item_vector[1:].reshape(-1).long().cpu()
+    belongs = torch.from_numpy(items.belongs()[1:])  # [S, n, k]
+    vector = items.item_vector[1:].long().cpu().unsqueeze(-1).expand_as(belongs).reshape(-1)
+    cluster = belongs.reshape(-1)
     start = earliest(items.item_cluster).long()
     return _means(cluster, items.vectors.cpu().double(), vector, start)
 

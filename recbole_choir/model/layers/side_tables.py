@@ -20,6 +20,7 @@ class SideTables(nn.Module):
     """
 
     cluster: torch.Tensor
+    belongs: torch.Tensor
     stats: torch.Tensor
     tail: torch.Tensor
     seen: torch.Tensor
@@ -46,5 +47,9 @@ class SideTables(nn.Module):
         return int(self.cluster.shape[0])
 
     def cluster_of(self, snapshot: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Cluster row ``[B]`` (int64) of ids at snapshots, both ``[B]``; 0 for none."""
+        """Cluster row ``[B]`` (int64) that ids read at snapshots, both ``[B]``; 0 for none."""
         return self.cluster[snapshot, ids].long()
+
+    def clusters_of(self, snapshot: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """All cluster rows ``[B, k]`` (int64) that ids are members of at snapshots; 0 for none."""
+        return self.belongs[snapshot, ids].long()

@@ -34,18 +34,21 @@ class StandIn(nn.Module):
     def __init__(self, side: ClusterSide, size: int) -> None:
         super().__init__()
         home, seen = side.home.cpu().numpy(), side.seen.cpu().numpy()
+        belongs = side.belongs[-1].cpu().numpy().astype(np.int64)  # [n, k]
         head = seen & ~side.tail.cpu().numpy()
         unseen = ~seen
         unseen[0] = False  # padding is zero anyway
         self.needed = bool(unseen.any())
         has_head = np.zeros(side.n_clusters, dtype=bool)
-        has_head[home[head]] = True
+        has_head[belongs[head].reshape(-1)] = True
         asked = np.zeros(side.n_clusters, dtype=bool)
         asked[home[unseen]] = True
         asked[0] = has_head[0] = False
-        member = np.flatnonzero(asked[home] & seen & (head | ~has_head[home]))
-        member = member[np.argsort(home[member], kind="stable")]
-        clusters, sizes = np.unique(home[member], return_counts=True)
+        enters = asked[belongs] & seen[:, None] & (head[:, None] | ~has_head[belongs])  # [n, k]
+        member, column = np.nonzero(enters)
+        cluster = belongs[member, column]
+        member = member[np.argsort(cluster, kind="stable")]
+        clusters, sizes = np.unique(cluster, return_counts=True)
         number = np.zeros(side.n_clusters, dtype=np.int64)  # 0: nobody stands in
         number[clusters] = np.arange(1, len(clusters) + 1)
         self._keep("seen", seen)

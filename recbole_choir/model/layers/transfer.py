@@ -111,12 +111,15 @@ class AsymmetricTransfer(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach_negatives):
             y = c(partner)
         tail, home, partner_home = side.tail[anchor], side.home[anchor], side.home[partner]
-        # No negative: what is no partner, a partner of the other class, of the anchor's own cluster
-        # or of its positive's.
+        belongs = side.belongs[-1][partner]
+        member = torch.where(belongs > 0, belongs, -1).unsqueeze(0)  # [1, A, k] of each negative
+        # No negative: what is no partner, a partner of the other class, a member of the anchor's
+        # own cluster or of its positive's.
         kind = torch.where(valid, tail.to(torch.int8), 2)
         excluded = kind.unsqueeze(1) != kind
-        excluded |= home.unsqueeze(1) == partner_home
-        excluded |= partner_home.unsqueeze(1) == partner_home
+        for cluster in (home, partner_home):
+            excluded |= cluster.unsqueeze(1) == partner_home
+            excluded |= (cluster[:, None, None] == member).any(2)
         is_tail, is_head = valid & tail, valid & ~tail
         heads, tails = is_head.sum().clamp_min(1), is_tail.sum().clamp_min(1)
         weight = is_head * (self.lambda1 / heads) + is_tail * (self.lambda2 / tails)

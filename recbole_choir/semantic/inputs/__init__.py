@@ -131,7 +131,7 @@ def _written_by(recipe: Recipe) -> Callable[[Frames], pd.Series]:
     engine = make_engine(recipe.profile_engine)
 
     def write(frames: Frames) -> pd.Series:
-        facts = verbalize(frames, recipe.windows_days)
+        facts = verbalize(frames, recipe.windows_days, windows_end=recipe.profile.windows_end)
         return pd.Series(engine.write(facts), index=facts[USER_ID].to_numpy(object), dtype=object)
 
     return write

@@ -52,7 +52,8 @@ class AlignedInput:
         show_progress: Show progress bars.
 
     Attributes:
-        report: After ``fit``: pairs, the epoch kept, hit rates of held-out pairs before and after.
+        report: After ``fit``: pairs, the epoch kept, hit rates of held-out pairs before and
+            after, and those of popularity alone.
         texts: Profiles of the last ``transform``; there where a source writes some.
 
     Raises:

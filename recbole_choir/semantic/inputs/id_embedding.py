@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recbole_choir.errors import DataError
-from recbole_choir.semantic.frames import Frames
+from recbole_choir.semantic.frames import USER_ID, Frames
 from recbole_choir.semantic.inputs.base import Vectors, user_ids_of
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,10 @@ class IdEmbeddingInput:
     """Vectors from a file, such as the user embeddings of a trained Base.
 
     Whoever makes the file sees to it that the vectors were trained on events before the first
-    snapshot: they are the same at all snapshots.
+    snapshot: they are the same at all snapshots. A user without any event then has no trained
+    vector, whatever the file holds: near its random start it would be nearly a random group. Such
+    users, and those whom the file does not name, are not valid and have no group, at any snapshot;
+    a log line counts them.
 
     Args:
         path: ``.npz`` with ``user_ids`` (text [n], raw ids) and ``vectors`` (float [n, d]).
@@ -38,21 +41,33 @@ class IdEmbeddingInput:
         self.path = Path(path)
         ids, self._vectors = _read(self.path)
         self._index = pd.Index(ids)
+        self._trained: pd.Index | None = None
         if not self._index.is_unique:
             twice = self._index[self._index.duplicated()][0]
             raise DataError(f"{path}: expected one vector a user, got two of {twice!r}")
 
     def fit(self, frames: Frames) -> IdEmbeddingInput:
-        """Do nothing; returns itself."""
+        """Note who has an event before ``frames.time``, the first snapshot; returns itself."""
+        self._trained = pd.Index(frames.interactions[USER_ID].unique())
         return self
 
     def transform(self, frames: Frames) -> Vectors:
-        """The users' vectors; users whom the file does not name are not valid."""
+        """The users' vectors; valid are those named in the file with an event before the fit.
+
+        Raises:
+            DataError: ``fit`` was not called.
+        """
+        if self._trained is None:
+            raise DataError("id_embedding: expected a fitted input, got none: call fit first")
         ids = user_ids_of(frames)
         row = self._index.get_indexer(pd.Index(ids))
-        valid = row >= 0
+        valid = (row >= 0) & pd.Index(ids).isin(self._trained)
         if not valid.all():
-            logger.info("%s: %d of %d users have no vector", self.path, (~valid).sum(), len(ids))
+            logger.info(
+                "%s: %d of %d users have no trained vector and no group: %d are not in the file, %d"
+                " have no event before the first snapshot",
+                self.path, (~valid).sum(), len(ids), (row < 0).sum(), ((row >= 0) & ~valid).sum(),
+            )  # fmt: skip
         x = np.zeros((len(ids), self._vectors.shape[1]), dtype=np.float32)
         x[valid] = self._vectors[row[valid]]
         return Vectors(ids, x, valid)

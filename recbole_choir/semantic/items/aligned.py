@@ -33,7 +33,8 @@ class AlignedItems:
         show_progress: Show progress bars.
 
     Attributes:
-        report: After ``fit``: pairs, the epoch kept, hit rates of held-out pairs before and after.
+        report: After ``fit``: pairs, the epoch kept, hit rates of held-out pairs before and
+            after, and those of popularity alone.
 
     References:
         AKT-Rec, section 3.1.1, Eq. 1; PAPER_GAPS A12.

@@ -20,7 +20,12 @@ from numpy.typing import NDArray
 
 from recbole_choir.errors import DataError
 from recbole_choir.semantic.items.cooccurrence import Pairs, hold_out
-from recbole_choir.semantic.items.hit_rate import before_and_after, hit_rates
+from recbole_choir.semantic.items.hit_rate import (
+    before_and_after,
+    hit_rates,
+    popularity_rates,
+    with_popularity,
+)
 from recbole_choir.semantic.items.weights import WeightsFile, content_key
 from recbole_choir.semantic.recipe import AlignmentRecipe
 from recbole_choir.semantic.tensor_file import Arrays
@@ -60,7 +65,8 @@ class AlignedHead:
         show_progress: Show the trainer's progress bar.
 
     Attributes:
-        report: After ``fit``: pairs, the epoch kept, hit rates before (of ``x``) and after.
+        report: After ``fit``: pairs, the epoch kept, hit rates before (of ``x``) and after, and
+            those of popularity alone.
 
     References:
         AKT-Rec, section 3.1.1, Eq. 1; PAPER_GAPS A12.
@@ -101,13 +107,15 @@ class AlignedHead:
         file = WeightsFile(self.cache_dir, content_key(settings, x, valid, *pairs))
         found = file.read()
         if found is not None:
-            self._head, self.report = self._restored(found[0]), found[1]
+            self._head = self._restored(found[0])
+            self.report = with_popularity(found[1], valid, held, train)
             return self
         begin = time.perf_counter()
         before = hit_rates(x, valid, held, train)
         epoch = self._train(x, valid, train, held)
         after = hit_rates(self.project(x), valid, held, train)
-        self.report = before_and_after(self.what, train, held, epoch, before, after)
+        popularity = popularity_rates(valid, held, train)
+        self.report = before_and_after(self.what, train, held, epoch, before, after, popularity)
         logger.info("alignment: head trained in %.1f s", time.perf_counter() - begin)
         file.write(self._arrays(), self.report)
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -85,6 +86,36 @@ def hit_rates(
         The filtered setting: Bordes et al., Translating Embeddings for Modeling Multi-relational
         Data, NeurIPS 2013, section 4.1.
     """
+    z = _unit(x[valid])
+    return _rates(lambda anchor: z[anchor] @ z.T, valid, held, known)
+
+
+def popularity_rates(valid: NDArray[np.bool_], held: Pairs, known: Pairs) -> HitRates | None:
+    """What ranking by popularity alone reaches, in the protocol of :func:`hit_rates`.
+
+    ::
+
+        score of k, for every i = sum of users over the training pairs with k
+
+    The control of an alignment: vectors that fall behind it may have learned what is popular, and
+    no more. It knows no held-out pair.
+
+    Args:
+        valid, held, known: As in :func:`hit_rates`.
+    """
+    ends = np.concatenate([known.first, known.second])
+    users = np.concatenate([known.users, known.users]).astype(np.float64)
+    popularity = np.bincount(ends, users, minlength=len(valid))[valid]
+    return _rates(lambda anchor: np.tile(popularity, (len(anchor), 1)), valid, held, known)
+
+
+def _rates(
+    score_of: Callable[[Ints], NDArray[np.floating]],
+    valid: NDArray[np.bool_],
+    held: Pairs,
+    known: Pairs,
+) -> HitRates | None:
+    """Hit rates where ``score_of`` gives the scores [m, valid ones] of anchors [m]."""
     both = valid[held.first] & valid[held.second]
     rows = np.flatnonzero(valid)
     if not both.any():
@@ -96,10 +127,14 @@ def hit_rates(
     partners = Partners(inner, len(rows))
     first, second = place[held.first[both]], place[held.second[both]]
     anchor, other = np.concatenate([first, second]), np.concatenate([second, first])
-    z = _unit(x[rows])
     step = max(1, _CELLS // len(rows))
     ranks = [
-        _ranks(z, anchor[start : start + step], other[start : start + step], partners)
+        _ranks(
+            score_of(anchor[start : start + step]),
+            anchor[start : start + step],
+            other[start : start + step],
+            partners,
+        )
         for start in range(0, len(anchor), step)
     ]
     raw, filtered = np.concatenate(ranks, axis=1)  # [m] each
@@ -116,8 +151,12 @@ def before_and_after(
     epoch: int,
     before: HitRates | None,
     after: HitRates | None,
+    popularity: HitRates | None = None,
 ) -> dict[str, Any]:
-    """Report of an alignment, also logged; a warning where the hit rate did not rise."""
+    """Report of an alignment, also logged.
+
+    A warning where the hit rate did not rise, or stays behind that of popularity alone.
+    """
     report: dict[str, Any] = {
         "pairs": len(train.users),
         "held_out": len(held.users),
@@ -125,6 +164,7 @@ def before_and_after(
         "epoch": epoch,
         "before": None if before is None else before.report(),
         "after": None if after is None else after.report(),
+        "popularity": None if popularity is None else popularity.report(),
     }
     if before is None or after is None:
         logger.info("alignment of %s: no pair is held out, nothing was measured", what)
@@ -138,14 +178,38 @@ def before_and_after(
     )
     if after.hit_rate_30 <= before.hit_rate_30:
         logger.warning("alignment of %s: the hit rate of held-out pairs did not rise", what)
+    if popularity is not None:
+        logger.info(
+            "alignment of %s: ranking by popularity alone: hit rate@10 %.4f, @30 %.4f, mean rank "
+            "%.1f",
+            *(what, popularity.hit_rate_10, popularity.hit_rate_30, popularity.mean_rank),
+        )
+        if after.hit_rate_30 <= popularity.hit_rate_30:
+            logger.warning(
+                "alignment of %s: hit rate@30 %.4f of the aligned vectors is no higher than %.4f "
+                "of popularity alone",
+                *(what, after.hit_rate_30, popularity.hit_rate_30),
+            )
     return report
 
 
+def with_popularity(
+    report: dict[str, Any], valid: NDArray[np.bool_], held: Pairs, train: Pairs
+) -> dict[str, Any]:
+    """A report that was kept with trained weights; those of older versions lack the control."""
+    if "popularity" in report:
+        return report
+    rates = popularity_rates(valid, held, train)
+    return {**report, "popularity": None if rates is None else rates.report()}
+
+
 def _ranks(
-    z: NDArray[np.float32], anchor: Ints, other: Ints, partners: Partners
+    score: NDArray[np.floating], anchor: Ints, other: Ints, partners: Partners
 ) -> NDArray[np.float64]:
-    """Rank of ``other`` for ``anchor`` among all and among those not known: [2, m]."""
-    score = z[anchor] @ z.T  # [m, n]
+    """Rank of ``other`` for ``anchor`` among all and among those not known: [2, m].
+
+    ``score`` [m, n] is written into.
+    """
     at = np.arange(len(anchor))
     target = score[at, other].copy()
     score[at, anchor] = -np.inf  # an item is no partner of its own

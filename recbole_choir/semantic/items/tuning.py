@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from recbole_choir.errors import ConfigError, DataError
 from recbole_choir.semantic.encode import Encoder
 from recbole_choir.semantic.items.cooccurrence import Pairs, hold_out
-from recbole_choir.semantic.items.hit_rate import before_and_after, hit_rates
+from recbole_choir.semantic.items.hit_rate import (
+    before_and_after,
+    hit_rates,
+    popularity_rates,
+    with_popularity,
+)
 from recbole_choir.semantic.items.weights import WeightsFile, content_key
 from recbole_choir.semantic.recipe import AlignmentRecipe
 from recbole_choir.semantic.tensor_file import Arrays
@@ -54,7 +59,8 @@ class AlignedEncoder:
         show_progress: Show progress bars.
 
     Attributes:
-        report: After ``fit``: pairs, the epoch kept, hit rates before and after.
+        report: After ``fit``: pairs, the epoch kept, hit rates before and after, and
+            those of popularity alone.
 
     References:
         AKT-Rec, section 3.1.1, Eq. 1; Hu et al., LoRA, ICLR 2022.
@@ -102,13 +108,14 @@ class AlignedEncoder:
         found = file.read()
         if found is not None:
             _restore(model, found[0])
-            self.report = found[1]
+            self.report = with_popularity(found[1], valid, held, train)
         else:
             begin = time.perf_counter()
             before = hit_rates(x, valid, held, train)
             epoch = self._train(model, texts, pictures, valid, train, held)
             after = hit_rates(_encode(self._around(model), texts, pictures), valid, held, train)
-            self.report = before_and_after("items", train, held, epoch, before, after)
+            popularity = popularity_rates(valid, held, train)
+            self.report = before_and_after("items", train, held, epoch, before, after, popularity)
             logger.info("alignment: encoder trained in %.1f s", time.perf_counter() - begin)
             file.write(_arrays(model), self.report)
         self._tuned = self._around(model, f"{self.base.identity}+alignment:{key}")

@@ -103,7 +103,7 @@ class LlmProfiles:
             ConfigError: The engine cannot be made, or a field to redact does not exist.
             DataError: The store cannot be used.
         """
-        described = verbalize(frames, self.windows_days)
+        described = self._described(frames)
         table = self._table(frames, described)
         rows = np.flatnonzero(table.n_events >= self.settings.min_events)
         generator = self._generator()
@@ -148,9 +148,12 @@ class LlmProfiles:
 
     def prompts(self, frames: Frames) -> Iterator[Prompt]:
         """The prompts of a snapshot, written one at a time: to be read before they are sent."""
-        table = self._table(frames, verbalize(frames, self.windows_days))
+        table = self._table(frames, self._described(frames))
         rows = np.flatnonzero(table.n_events >= self.settings.min_events)
         yield from self._writer.prompts(table, rows)
+
+    def _described(self, frames: Frames) -> pd.DataFrame:
+        return verbalize(frames, self.windows_days, windows_end=self.settings.windows_end)
 
     def close(self) -> None:
         """Free the model of an engine in this process."""

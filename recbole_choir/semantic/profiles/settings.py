@@ -171,7 +171,7 @@ class ProfileSettings(BaseModel):
             ConfigError: The prompt template cannot be read.
         """
         if self.engine == "template":
-            return {"engine": self.engine}
+            return {"engine": self.engine, "windows_end": self.windows_end}
         return {
             "engine": self.engine,
             "model": self.model,

@@ -166,7 +166,7 @@ def test_sizes_of_groups_by_rank() -> None:
     assert plot is not None
     assert plot.part("", "level 1")["y"].tolist() == [3, 2]
     assert plot.part("", "level 2")["y"].tolist() == [2, 2, 1]
-    assert plot.part("", "the group a user reads")["y"].tolist() == [3, 2]
+    assert plot.part("", "the groups that users read")["y"].tolist() == [3, 2]
     assert "1 of 6 users have none" in plot.caption
 
 
