@@ -168,6 +168,7 @@ def _prepare_train_test(config: ChoirConfig) -> dict[str, Any]:
         "warm_start": warmed,
         "notes": list(getattr(model, "notes", ())),
         "best_valid": dict(best_valid or {}),
+        "best_epoch": getattr(trainer, "best_epoch", None),
         "test": dict(test_result),
         "segments": report,
         "history": trainer.history,
