@@ -427,6 +427,13 @@ class ChoirTrainer(Resumable, Trainer):
         self.trackers.numbers(result, "valid", number)
         return bool(improved)
 
+    @property
+    def validations(self) -> list[dict[str, Any]]:
+        """All validations so far, in order, those of an epoch that is not over among them."""
+        seen = [found for entry in self.history for found in entry.get("validations", ())]
+        entered = bool(self.history) and self.history[-1].get("validations") is self._validations
+        return seen if entered else [*seen, *self._validations]
+
     def _due(self, epoch: int) -> bool:
         """Whether the end of an epoch is validated: RecBole's rule, and always for parts."""
         return not isinstance(self.eval_step, int) or (epoch + 1) % self.eval_step == 0
