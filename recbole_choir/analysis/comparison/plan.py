@@ -37,6 +37,7 @@ class Cell:
         against: Rows it is tested against.
         metric: The validation metric that chooses, in lower case.
         larger: Whether more of it is better.
+        eval_step: Epochs from one validation to the next.
     """
 
     dataset: str
@@ -52,6 +53,7 @@ class Cell:
     against: tuple[str, ...] = ()
     metric: str = "gauc"
     larger: bool = True
+    eval_step: float = 1.0
 
     @property
     def id(self) -> tuple[str, str]:
@@ -269,6 +271,7 @@ def _cells(
             first=first,
             metric=metric,
             larger=larger,
+            eval_step=float(checked["eval_step"]),
             **about,
         )
 

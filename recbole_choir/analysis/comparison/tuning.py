@@ -19,9 +19,11 @@ from typing import Any
 from recbole_choir.analysis import record as records
 from recbole_choir.analysis.comparison.plan import Cell
 from recbole_choir.analysis.comparison.pruning import (
-    FIRST_VALIDATION,
+    FIRST_EPOCHS,
+    KEPT,
     WARM_UP,
     Rule,
+    first_validation,
     is_pruned,
     scores_of,
 )
@@ -113,7 +115,7 @@ class Tuning:
         asked = [cell.config, cell.first, repr(cell.space), seed, cell.metric]
         zeros = {key: d.zero for key, d in cell.space.items() if d.zero}
         asked += [{"zero": zeros}] if zeros else []  # not in the text, so that older names stay
-        asked += [{"prune": [WARM_UP, FIRST_VALIDATION]}] if prune else []
+        asked += [{"prune": [WARM_UP, KEPT, FIRST_EPOCHS]}] if prune else []
         digest = records.config_hash({"asked": asked})
         self.name = f"{cell.dataset} | {cell.name} | {digest}"
         self._storage = storage
@@ -197,7 +199,8 @@ class Tuning:
                 for trial in seen
                 if trial.state.name == "COMPLETE"
             ]
-            self._rules[judges] = Rule.of(curves, self.cell.larger, self.cell.metric)
+            first = first_validation(self.cell.eval_step)
+            self._rules[judges] = Rule.of(curves, self.cell.larger, self.cell.metric, first)
         return self._rules[judges]
 
     def tell(self, number: int, record: Mapping[str, Any]) -> None:
