@@ -204,8 +204,8 @@ class ChoirTrainer(Resumable, Trainer):
             with undisturbed(self.model, self.device):
                 better = self._validate(valid_data, epoch, step, n_steps, verbose, show_progress)
                 if better and saved:
-                    best_file = {"saved_model_file": self.saved_model_file, "within": step}
-                    self._save_checkpoint(epoch, verbose=verbose, **best_file)
+                    file = self.saved_model_file
+                    self._save_checkpoint(epoch, verbose, saved_model_file=file, within=step)
             if callback_fn is not None:
                 callback_fn(epoch, self._validations[-1]["valid"][self.valid_metric])
             return not self._stopped
@@ -399,9 +399,10 @@ class ChoirTrainer(Resumable, Trainer):
                 f"valid_metric: {self.valid_metric} is undefined on the validation rows in epoch "
                 f"{epoch} (labels of one class only); choose another valid_metric or split"
             )
-        found = {
+        trained = epoch + (1 if step == n_steps else round(step / n_steps, 6))
+        found: dict[str, Any] = {
             "step": step,
-            "epoch": epoch + (1 if step == n_steps else round(step / n_steps, 6)),
+            "epoch": trained,
             "valid": dict(result),
             "seconds": round(time.perf_counter() - start, 4),
         }
@@ -415,7 +416,7 @@ class ChoirTrainer(Resumable, Trainer):
         )
         if improved:
             self.best_valid_result = dict(result)
-            self.best_epoch = float(found["epoch"])
+            self.best_epoch = float(trained)
         if verbose:
             where = f"epoch {epoch}" + ("" if step == n_steps else f", step {step} of {n_steps},")
             self.logger.info(describe_validation(found, where, improved))
