@@ -3,7 +3,7 @@
 A trial is stopped at its k-th validation if the best of its first k scores is not among the best
 quarter: worse than the quartile, over the complete trials that decide about it, of their best score
 within k validations (of all of theirs, where they ended earlier). On the running best, this is
-Optuna's ``PercentilePruner(25.0)``; the median (``MedianPruner``) saves half as much.
+Optuna's ``PercentilePruner(25.0)``; the median (``MedianPruner``) saves two thirds of that.
 The process of a trial is given numbers, so it needs neither Optuna nor the storage.
 
 Which trials decide about trial t depends on t alone, so the number of workers and a stop change
