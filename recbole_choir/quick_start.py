@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,13 @@ from recbole_choir.integration import (
     init_seed,
 )
 from recbole_choir.integration.user_vectors import user_vectors
+from recbole_choir.integration.validation_points import Pruned
 from recbole_choir.integration.warm_start import warm_start
 from recbole_choir.sources import ensure_atomic_files, ensure_semantic_table
 
 logger = logging.getLogger("recbole_choir")
+
+Callback = Callable[[int, float], None]
 
 
 def run(
@@ -46,6 +49,7 @@ def run(
     config_file_list: Sequence[str] | None = None,
     config_dict: dict[str, Any] | None = None,
     cli: dict[str, Any] | None = None,
+    callback_fn: Callback | None = None,
 ) -> dict[str, Any]:
     """Train and evaluate one model and write its record.
 
@@ -55,6 +59,10 @@ def run(
         config_file_list: YAML files, later ones win.
         config_dict: Values above the files.
         cli: Already parsed command-line values, above everything else.
+        callback_fn: Called with the epoch and the score after each validation. It may raise
+            :class:`~recbole_choir.integration.validation_points.Pruned`: then nothing is tested,
+            and the record has the state "pruned" and the validations so far. With several
+            processes it must be picklable and is called in each.
 
     Returns:
         RecBole's own keys (``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``,
@@ -73,7 +81,7 @@ def run(
     config = ChoirConfig(**arguments)
     nproc = int(config["nproc"])
     if nproc <= 1:
-        return _run(config)
+        return _run(config, callback_fn)
     # The table is built once, here, before the processes start: they only read it.
     init_logging(config)
     ensure_atomic_files(config)
@@ -82,23 +90,23 @@ def run(
     table = ensure_semantic_table(config, data, train_id_vectors)
     if table is not None:
         arguments["cli"]["semantic_table"] = str(table)
-    results = distributed.spawn(_worker, nproc, (arguments,))
+    results = distributed.spawn(_worker, nproc, (arguments, callback_fn))
     return results[0]
 
 
-def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
+def _worker(arguments: dict[str, Any], callback_fn: Callback | None) -> dict[str, Any]:
     """One process of a multi-process run; each takes the GPU of its rank where there are GPUs."""
     arguments["cli"]["local_rank"] = distributed.rank()
-    return _run(ChoirConfig(**arguments))
+    return _run(ChoirConfig(**arguments), callback_fn)
 
 
-def _run(config: ChoirConfig) -> dict[str, Any]:
+def _run(config: ChoirConfig, callback_fn: Callback | None = None) -> dict[str, Any]:
     init_logging(config)
     with logging_redirect_tqdm():  # log lines go above the progress bars, not through them
-        return _prepare_train_test(config)
+        return _prepare_train_test(config, callback_fn)
 
 
-def _prepare_train_test(config: ChoirConfig) -> dict[str, Any]:
+def _prepare_train_test(config: ChoirConfig, callback_fn: Callback | None) -> dict[str, Any]:
     started = time.perf_counter()
     init_seed(config["seed"], config["reproducibility"])
     ensure_atomic_files(config)
@@ -119,9 +127,26 @@ def _prepare_train_test(config: ChoirConfig) -> dict[str, Any]:
     trainer = get_trainer(config)(config, model)
     if config["resume"]:
         trainer.resume_checkpoint(config["resume"])
-    best_score, best_valid = trainer.fit(
-        train, valid, saved=True, show_progress=config["show_progress"]
-    )
+    head = {
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "seed": config["seed"],
+        "name": config["run_name"] or config["model"],
+        "time": records.now(),
+        "asked": _asked(config),
+    }
+    try:
+        best_score, best_valid = trainer.fit(
+            train,
+            valid,
+            saved=True,
+            show_progress=config["show_progress"],
+            callback_fn=callback_fn,
+        )
+    except Pruned as stop:
+        logger.info("%s", stop)
+        seconds = {"prepare": prepared - started, "train": time.perf_counter() - prepared}
+        return _pruned(config, head, trainer, stop, seconds)
     trained = time.perf_counter()
 
     test_result = trainer.evaluate(
@@ -156,12 +181,8 @@ def _prepare_train_test(config: ChoirConfig) -> dict[str, Any]:
     plain = records.without_machine(config.plain())
     groups = getattr(data.model_inputs, "groups", None)
     content = {
-        "model": config["model"],
-        "dataset": config["dataset"],
-        "seed": config["seed"],
-        "name": config["run_name"] or config["model"],
+        **head,
         "time": records.now(),
-        "asked": _asked(config),
         "config": plain,
         "config_hash": records.config_hash(plain),
         "rows": data.split_sizes(),
@@ -170,6 +191,7 @@ def _prepare_train_test(config: ChoirConfig) -> dict[str, Any]:
         "warm_start": warmed,
         "notes": list(getattr(model, "notes", ())),
         "best_valid": dict(best_valid or {}),
+        "best_epoch": getattr(trainer, "best_epoch", None),
         "test": dict(test_result),
         "segments": report,
         "history": trainer.history,
@@ -202,6 +224,40 @@ def _prepare_train_test(config: ChoirConfig) -> dict[str, Any]:
         "valid_score_bigger": config["valid_metric_bigger"],
         "best_valid_result": best_valid,
         "test_result": test_result,
+        "record": content,
+        "record_path": None if path is None else str(path),
+    }
+
+
+def _pruned(
+    config: ChoirConfig,
+    head: dict[str, Any],
+    trainer: Any,
+    stop: Pruned,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """The record of a run that was stopped: no test, no segments, its validations so far."""
+    plain = records.without_machine(config.plain())
+    content = {
+        **head,
+        "config": plain,
+        "config_hash": records.config_hash(plain),
+        "state": "pruned",
+        "reason": str(stop),
+        "validations": trainer.validations,
+        "history": trainer.history,
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "versions": records.versions(),
+    }
+    path = None
+    if distributed.rank() == 0:
+        path = _record_path(config, content)
+        records.write_json(path, content)
+    return {
+        "best_valid_score": trainer.best_valid_score,
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": trainer.best_valid_result,
+        "test_result": None,
         "record": content,
         "record_path": None if path is None else str(path),
     }

@@ -17,6 +17,7 @@ import torch
 
 from recbole_choir import quick_start
 from recbole_choir.analysis import record as records
+from recbole_choir.analysis.comparison.pruning import Rule, Watch, is_pruned, scores_of
 
 logger = logging.getLogger("recbole_choir")
 
@@ -31,6 +32,7 @@ class Run:
         config: What was asked beyond them; any key of a run.
         role: "tune" while choosing on validation, "seed" for the tables.
         extra: Further fields of the record, which change nothing in the run.
+        rule: When a trial is stopped before its end; no part of what was asked.
     """
 
     cell: str
@@ -40,6 +42,7 @@ class Run:
     config: dict[str, Any] = field(hash=False)
     role: str = "seed"
     extra: dict[str, Any] = field(default_factory=dict, hash=False, compare=False)
+    rule: Rule = field(default_factory=Rule, hash=False, compare=False)
 
     def key(self) -> str:
         """Name of the run's record, from everything that was asked."""
@@ -68,11 +71,15 @@ def record_path(run: Run, out: Path) -> Path:
 def finished(run: Run, out: Path) -> bool:
     """Whether a run has left a record without an error, and its predictions where tests need them.
 
+    The record of a pruned trial is enough where the run's own rule would have stopped it as well.
     Predictions are too large for a repository: of records that came from one, the runs are due.
     """
     path = record_path(run, out)
-    if not path.exists() or "error" in records.read_json(path):
+    record = records.read_json(path) if path.exists() else {"error": "none"}
+    if "error" in record:
         return False
+    if is_pruned(record):
+        return run.rule.stop(scores_of(record, run.rule.metric)) is not None
     if run.role == "seed" and not path.with_suffix(".npz").exists():
         _say_once(path)
         return False
@@ -132,7 +139,8 @@ def _run(run: Run, out: str, threads: int, gpu: int | None) -> None:
         **({} if gpu is None else {"gpu_id": gpu}),
     }
     try:
-        result = quick_start.run(run.model, run.dataset, config_dict=config)
+        watch = Watch(run.rule) if run.rule.thresholds else None
+        result = quick_start.run(run.model, run.dataset, config_dict=config, callback_fn=watch)
     finally:
         shutil.rmtree(weights, ignore_errors=True)
     source = Path(result["record_path"])

@@ -23,6 +23,7 @@ from recbole.utils import (
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.integration.cli import YamlLoader, parse_value
 from recbole_choir.integration.registry import TREES, known_models
+from recbole_choir.integration.validation_points import check_eval_step
 from recbole_choir.paths import properties_dir
 
 RECBOLE_PROPERTIES = Path(recbole.__file__).resolve().parent / "properties"
@@ -73,6 +74,7 @@ KINDS: dict[str, str] = {
     **READ_WITHOUT_DEFAULT,
     **RANK_KEYS,
     "gpu_id": "str|int|list",
+    "eval_step": "float",  # whole numbers of epochs, or a part of one
     "metrics": "str|list",
     "topk": "int|list|null",
     "additional_feat_suffix": "str|list|null",
@@ -150,7 +152,6 @@ _POSITIVE = (
     "eval_batch_size",
     "epochs",
     "nproc",
-    "eval_step",
     "cluster_sequence_length",
     "cluster_min_support",
 )
@@ -279,6 +280,13 @@ def check_value(key: str, value: Any, defaults: Mapping[str, Any]) -> Any:
                 )
     if key in _POSITIVE and value < 1:
         raise ConfigError(f"{key}: expected at least 1, got {value!r}")
+    if key == "eval_step":
+        value = check_eval_step(value)
+        if value == 0:
+            raise ConfigError(
+                "eval_step: expected more than 0, got 0: without validation nothing "
+                "tells which checkpoint to test"
+            )
     if key == "learning_rate" and not (value > 0 and math.isfinite(value)):
         raise ConfigError(f"learning_rate: expected a number above 0, got {value!r}")
     if key == "stats_clip" and value is not None and not (value > 0 and math.isfinite(value)):

@@ -18,8 +18,9 @@ from recbole_choir.integration import checkpoint, distributed
 class Resumable:
     """The part of a trainer that saves its state and restores it, bit for bit.
 
-    Two files a run: ``<name>.pth``, the best epoch, and ``<name>-last.pth``, the last one, to
-    resume from. A mixin: the attributes below belong to the trainer.
+    Two files a run: ``<name>.pth``, the best validation, and ``<name>-last.pth``, the last whole
+    epoch, to resume from. The best one may be of mid-epoch, and then cannot be resumed from.
+    A mixin: the attributes below belong to the trainer.
     """
 
     config: Any
@@ -34,6 +35,7 @@ class Resumable:
     cur_step: int
     best_valid_score: float
     best_valid_result: dict[str, float] | None
+    best_epoch: float | None
     history: list[dict[str, Any]]
     _stopped: bool
     _train_data: Any
@@ -77,7 +79,15 @@ class Resumable:
     def _save_checkpoint(
         self, epoch: int, verbose: bool = True, best: bool = True, **kwargs: Any
     ) -> None:
-        """Write ``<name>-last.pth``, and the best checkpoint if this is the best epoch."""
+        """Write ``<name>-last.pth``, and the best checkpoint if this is the best epoch.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            verbose: Whether to log it.
+            best: Whether this is the best so far.
+            **kwargs: ``saved_model_file``: write this file alone. ``within``: steps of the epoch
+                that were taken, where it is not over.
+        """
         rng = distributed.all_gather_objects(checkpoint.rng_state())
         files = [kwargs["saved_model_file"]] if "saved_model_file" in kwargs else []
         if not files:
@@ -101,6 +111,8 @@ class Resumable:
                         "scaler": self.scaler.state_dict(),
                         "history": self.history,
                         "stopped": bool(self._stopped),
+                        "best_epoch": self.best_epoch,
+                        "within": kwargs.get("within"),
                         "best_file": Path(self.saved_model_file).name,
                         "rng_of_ranks": rng,
                         "loader": self._loader_random_state(),
@@ -121,9 +133,15 @@ class Resumable:
             resume_file: A checkpoint of this trainer.
 
         Raises:
-            CheckpointError: If it is missing, damaged or of another model.
+            CheckpointError: If it is missing, damaged, of another model or of mid-epoch.
         """
         state = self._load_weights(resume_file)
+        if state.extra.get("within"):
+            raise CheckpointError(
+                f"{resume_file}: expected a checkpoint of a whole epoch to resume from, got one "
+                f"after step {state.extra['within']} of epoch {state.epoch}; "
+                "take the <name>-last.pth beside it"
+            )
         if state.optimizer is not None:
             self.optimizer.load_state_dict(state.optimizer)
         if state.extra.get("scaler"):
@@ -133,6 +151,7 @@ class Resumable:
         if state.best_valid_score is not None:
             self.best_valid_score = state.best_valid_score
         self.best_valid_result = state.best_valid_result
+        self.best_epoch = state.extra.get("best_epoch")
         self.history = [dict(entry) for entry in state.extra.get("history", [])]
         self._stopped = bool(state.extra.get("stopped", False))
         self._loader_state = state.extra.get("loader")

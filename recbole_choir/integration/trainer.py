@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from logging import getLogger
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +38,11 @@ from recbole_choir.integration.training_log import (
     show_loss,
 )
 from recbole_choir.integration.tree_trainer import TREE_TRAINERS
+from recbole_choir.integration.validation_points import (
+    check_eval_step,
+    undisturbed,
+    validation_steps,
+)
 
 # The device is asked for the loss (progress bar, non-finite check) once in so many steps.
 CHECK_EVERY: Final = 200
@@ -66,11 +71,15 @@ class ChoirTrainer(Resumable, Trainer):
     * metrics are computed once on all rows, in every process of a multi-process run;
     * checkpoints hold tensors and plain values; beside the best one, ``<name>-last.pth`` is written
       every epoch, and a run resumed from it ends with the same bits;
+    * ``eval_step`` may be a part of an epoch: 0.25 validates after each quarter. Training has the
+      same bits with and without these validations; the best checkpoint may be of mid-epoch;
     * TensorBoard is written only if the config says ``tensorboard: True``;
     * with mixed precision, gradients are unscaled before they are clipped.
 
     A model may define ``on_epoch_start(epoch)``, called before each epoch, and
-    ``epoch_diagnostics() -> dict[str, float]``, read after it.
+    ``epoch_diagnostics() -> dict[str, float]``, read after it. One whose evaluation changes what
+    training reads (averages that are computed now and then) defines ``training_state()`` and
+    ``restore_training_state(state)``, called around a validation in mid-epoch.
 
     Args:
         config: The run's configuration.
@@ -79,8 +88,12 @@ class ChoirTrainer(Resumable, Trainer):
     Attributes:
         history: One dict per finished epoch: ``epoch``, ``train_loss`` (mean over the steps),
             ``train_losses`` (its parts, for a model that returns several), ``learning_rate`` of the
-            last step, ``seconds``, ``rows_per_second``, ``valid`` (metrics, or None),
-            ``valid_seconds`` and ``diagnostics``.
+            last step, ``seconds``, ``rows_per_second``, ``valid`` (metrics of the epoch's best
+            validation, or None), ``valid_seconds``, ``diagnostics`` and ``validations``: one dict
+            a validation with ``step`` of the epoch, ``epoch`` (epochs trained by then: 0.25 after
+            the first quarter), ``valid`` and ``seconds``. ``steps`` of the epoch, where training
+            stopped before its end.
+        best_epoch: Epochs trained at the best validation; None before the first.
         predictions: What the last :meth:`evaluate` scored.
         saved_model_file: The best checkpoint.
 
@@ -101,7 +114,7 @@ class ChoirTrainer(Resumable, Trainer):
         self.weight_decay = config["weight_decay"] or 0.0
         self.shrinkage: Shrinkage | None = None
         self.epochs = config["epochs"]
-        self.eval_step = min(config["eval_step"], self.epochs)
+        self.eval_step = min(check_eval_step(config["eval_step"]), self.epochs)
         self.stopping_step = config["stopping_step"]
         self.clip_grad_norm = config["clip_grad_norm"]
         self.valid_metric = config["valid_metric"].lower()
@@ -121,10 +134,12 @@ class ChoirTrainer(Resumable, Trainer):
         self.cur_step = 0
         self.best_valid_score = -np.inf if self.valid_metric_bigger else np.inf
         self.best_valid_result: dict[str, float] | None = None
+        self.best_epoch: float | None = None
         self.train_loss_dict: dict[int, float] = {}
         self.history: list[dict[str, Any]] = []
         self.predictions: Predictions | None = None
         self._stopped = False
+        self._validations: list[dict[str, Any]] = []  # of the epoch at hand
         self._train_data: Any = None
         self._loader_state: torch.Tensor | None = None  # to be restored by the next fit
 
@@ -167,12 +182,14 @@ class ChoirTrainer(Resumable, Trainer):
         Args:
             train_data: Batches to train on; ``len`` is the number of steps of an epoch. A loader
                 with ``set_epoch`` is told the epoch, so that its order depends on nothing else.
-            valid_data: Batches to validate on every ``eval_step`` epochs. Without, every epoch is
-                saved as the best.
+            valid_data: Batches to validate on every ``eval_step`` epochs, or several times an
+                epoch (:func:`~recbole_choir.integration.validation_points.check_eval_step`).
+                Without, every epoch is saved as the best.
             verbose: Whether to log every epoch.
             saved: Whether to write checkpoints.
             show_progress: Whether to show progress bars.
-            callback_fn: Called with the epoch and the validation score after each validation.
+            callback_fn: Called with the epoch's number from 0 and the validation score after each
+                validation and its checkpoint. What it raises ends the training.
 
         Returns:
             The best validation score and all metrics of that validation, or None.
@@ -180,8 +197,10 @@ class ChoirTrainer(Resumable, Trainer):
         Raises:
             TrainingError: If a loss is not finite, or processes have different numbers of steps.
             DataError: If there is no training batch, or the validation metric is undefined.
+            ConfigError: If an epoch has fewer steps than validations.
         """
         n_steps = self._steps_per_epoch(train_data)
+        pauses = validation_steps(self.eval_step, n_steps) if valid_data is not None else []
         self._train_data = train_data
         self._restore_loader()
         loss_module = self._loss_module()
@@ -189,26 +208,44 @@ class ChoirTrainer(Resumable, Trainer):
         if saved and self.start_epoch >= self.epochs and not Path(self.saved_model_file).exists():
             self._save_checkpoint(-1, verbose=verbose)
 
+        def within(epoch: int, step: int) -> bool:
+            """Validate in mid-epoch; whether to go on."""
+            with undisturbed(self.model, self.device):
+                better = self._validate(valid_data, epoch, step, n_steps, verbose, show_progress)
+                if better and saved:
+                    file = self.saved_model_file
+                    self._save_checkpoint(epoch, verbose, saved_model_file=file, within=step)
+            if callback_fn is not None:
+                callback_fn(epoch, self._validations[-1]["valid"][self.valid_metric])
+            return not self._stopped
+
         for epoch in range(self.start_epoch, self.epochs):
             if self._stopped:
                 break
-            entry = self._fit_epoch(train_data, epoch, n_steps, loss_module, show_progress)
+            entry = self._fit_epoch(
+                train_data, epoch, n_steps, loss_module, show_progress, pauses, within
+            )
             if verbose:
                 self.logger.info(describe_training(entry, self.config["loss_decimal_place"] or 4))
             self.trackers.numbers(
                 {"loss": entry["train_loss"], **entry["diagnostics"]}, "train", epoch
             )
             improved = valid_data is None or self.eval_step <= 0
-            if not improved and (epoch + 1) % self.eval_step == 0:
-                improved = self._validate(valid_data, epoch, entry, verbose, show_progress)
+            due = not improved and not self._stopped and self._due(epoch)
+            if due:
+                improved = self._validate(
+                    valid_data, epoch, n_steps, n_steps, verbose, show_progress
+                )
+            self._enter_validations(entry)
             self.history.append(entry)
             if saved:
                 self._save_checkpoint(epoch, verbose=verbose and improved, best=improved)
-            if callback_fn is not None and entry["valid"] is not None:
-                callback_fn(epoch, entry["valid"][self.valid_metric])
+            if callback_fn is not None and due:
+                callback_fn(epoch, self._validations[-1]["valid"][self.valid_metric])
         if self._stopped and verbose:
-            best = self._last_validated_epoch() - self.cur_step * self.eval_step
-            self.logger.info("Finished training, best eval result in epoch %d", best)
+            self.logger.info(
+                "Finished training, best eval result after %g epochs", self.best_epoch or 0.0
+            )
         if self.tensorboard is not None:
             self._add_hparam_to_tensorboard(self.best_valid_score)
         checks.report()
@@ -221,15 +258,20 @@ class ChoirTrainer(Resumable, Trainer):
         n_steps: int,
         loss_module: torch.nn.Module,
         show_progress: bool,
+        pauses: Sequence[int] = (),
+        within: Callable[[int, int], bool] | None = None,
     ) -> dict[str, Any]:
         """Train one epoch and return its entry of the history."""
+        self._validations = []
         if hasattr(train_data, "set_epoch"):
             train_data.set_epoch(epoch)
         if hasattr(self.model, "on_epoch_start"):
             self.model.on_epoch_start(epoch)
         start = time.perf_counter()
-        losses, rows = self._run_epoch(train_data, epoch, n_steps, loss_module, show_progress)
-        seconds = time.perf_counter() - start
+        losses, rows, steps = self._run_epoch(
+            train_data, epoch, n_steps, loss_module, show_progress, pauses, within
+        )
+        seconds = time.perf_counter() - start - sum(v["seconds"] for v in self._validations)
         distributed.equalise_buffers(self.model)
         self.train_loss_dict[epoch] = sum(losses)
         entry: dict[str, Any] = {
@@ -244,6 +286,8 @@ class ChoirTrainer(Resumable, Trainer):
         }
         if len(losses) > 1:
             entry["train_losses"] = losses
+        if steps < n_steps:
+            entry["steps"] = steps
         return entry
 
     def _train_epoch(
@@ -256,7 +300,7 @@ class ChoirTrainer(Resumable, Trainer):
         """RecBole's entry: one epoch with the given loss; the mean loss of a step."""
         n_steps = self._steps_per_epoch(train_data)
         function = loss_func or self.model.calculate_loss
-        losses, _ = self._run_epoch(train_data, epoch_idx, n_steps, function, show_progress)
+        losses, _, _ = self._run_epoch(train_data, epoch_idx, n_steps, function, show_progress)
         return tuple(losses) if len(losses) > 1 else losses[0]
 
     def _run_epoch(
@@ -266,11 +310,18 @@ class ChoirTrainer(Resumable, Trainer):
         n_steps: int,
         loss_function: Callable[[Any], Any],
         show_progress: bool,
-    ) -> tuple[list[float], int]:
-        """Take every step of an epoch; mean of each part of the loss, and rows of all ranks."""
+        pauses: Sequence[int] = (),
+        within: Callable[[int, int], bool] | None = None,
+    ) -> tuple[list[float], int, int]:
+        """Take every step of an epoch, until ``within(epoch, step)`` says no at one of ``pauses``.
+
+        Returns:
+            The mean of each part of the loss, the rows of all ranks, and the steps taken.
+        """
         self.model.train()
         meter = LossMeter(self.device)
         rows = 0
+        stops = frozenset(pauses)
         bar = progress(train_data, n_steps, f"Train {epoch:>5}", show_progress)
         for step, batch in enumerate(bar):
             interaction = batch.to(self.device)
@@ -279,8 +330,12 @@ class ChoirTrainer(Resumable, Trainer):
             meter.add(self._step(loss_function, interaction))
             if (step + 1) % CHECK_EVERY == 0:
                 show_loss(bar, sum(meter.means(epoch, n_steps)))
+            if within is not None and step + 1 in stops:
+                meter.means(epoch, n_steps)  # a loss that is not finite is said before its scores
+                if not within(epoch, step + 1):
+                    break
         means = meter.means(epoch, n_steps)
-        return means, sum(distributed.all_gather_objects(rows))
+        return means, sum(distributed.all_gather_objects(rows)), meter.n_steps
 
     def _step(self, loss_function: Callable[[Any], Any], interaction: Any) -> torch.Tensor:
         """One update; the detached parts of its loss, ``[parts]``. Nothing waits for the device."""
@@ -340,9 +395,15 @@ class ChoirTrainer(Resumable, Trainer):
     # --- validation and evaluation ---------------------------------------------------------------
 
     def _validate(
-        self, valid_data: Any, epoch: int, entry: dict[str, Any], verbose: bool, progress: bool
+        self,
+        valid_data: Any,
+        epoch: int,
+        step: int,
+        n_steps: int,
+        verbose: bool,
+        progress: bool,
     ) -> bool:
-        """Validate, fill the entry and apply early stopping; whether this is the best so far."""
+        """Validate after a step of an epoch and apply early stopping; whether it is the best."""
         start = time.perf_counter()
         score, result = self._valid_epoch(valid_data, show_progress=progress)
         if np.isnan(score):
@@ -350,8 +411,14 @@ class ChoirTrainer(Resumable, Trainer):
                 f"valid_metric: {self.valid_metric} is undefined on the validation rows in epoch "
                 f"{epoch} (labels of one class only); choose another valid_metric or split"
             )
-        entry["valid"] = dict(result)
-        entry["valid_seconds"] = round(time.perf_counter() - start, 4)
+        trained = epoch + (1 if step == n_steps else round(step / n_steps, 6))
+        found: dict[str, Any] = {
+            "step": step,
+            "epoch": trained,
+            "valid": dict(result),
+            "seconds": round(time.perf_counter() - start, 4),
+        }
+        self._validations.append(found)
         self.best_valid_score, self.cur_step, self._stopped, improved = early_stopping(
             score,
             self.best_valid_score,
@@ -361,13 +428,38 @@ class ChoirTrainer(Resumable, Trainer):
         )
         if improved:
             self.best_valid_result = dict(result)
+            self.best_epoch = float(trained)
         if verbose:
-            self.logger.info(describe_validation(entry, improved))
-        self.trackers.numbers(result, "valid", epoch)
+            where = f"epoch {epoch}" + ("" if step == n_steps else f", step {step} of {n_steps},")
+            self.logger.info(describe_validation(found, where, improved))
+        # trackers count in whole numbers: epochs, or validations where an epoch has several
+        number = epoch
+        if not isinstance(self.eval_step, int):
+            number = len(self._validations) - 1
+            number += sum(len(entry.get("validations", ())) for entry in self.history)
+        self.trackers.numbers(result, "valid", number)
         return bool(improved)
 
-    def _last_validated_epoch(self) -> int:
-        return max((e["epoch"] for e in self.history if e["valid"] is not None), default=0)
+    @property
+    def validations(self) -> list[dict[str, Any]]:
+        """All validations so far, in order, those of an epoch that is not over among them."""
+        seen = [found for entry in self.history for found in entry.get("validations", ())]
+        entered = bool(self.history) and self.history[-1].get("validations") is self._validations
+        return seen if entered else [*seen, *self._validations]
+
+    def _due(self, epoch: int) -> bool:
+        """Whether the end of an epoch is validated: RecBole's rule, and always for parts."""
+        return not isinstance(self.eval_step, int) or (epoch + 1) % self.eval_step == 0
+
+    def _enter_validations(self, entry: dict[str, Any]) -> None:
+        """Write the validations of an epoch into its entry, the best of them as ``valid``."""
+        if not self._validations:
+            return
+        choose = max if self.valid_metric_bigger else min
+        best = choose(self._validations, key=lambda found: found["valid"][self.valid_metric])
+        entry["valid"] = dict(best["valid"])
+        entry["valid_seconds"] = round(sum(found["seconds"] for found in self._validations), 4)
+        entry["validations"] = self._validations
 
     def _valid_epoch(
         self, valid_data: Any, show_progress: bool = False

@@ -36,11 +36,11 @@ def describe_training(entry: dict[str, Any], places: int) -> str:
     )
 
 
-def describe_validation(entry: dict[str, Any], improved: bool) -> str:
-    """One line on a validation, from the epoch's entry of the history."""
-    values = "  ".join(f"{name} {value:.6g}" for name, value in entry["valid"].items())
+def describe_validation(found: dict[str, Any], where: str, improved: bool) -> str:
+    """One line on a validation: its metrics and seconds, and where in training it was."""
+    values = "  ".join(f"{name} {value:.6g}" for name, value in found["valid"].items())
     best = "  (best)" if improved else ""
-    return f"epoch {entry['epoch']} validation [{entry['valid_seconds']:.2f} s]  {values}{best}"
+    return f"{where} validation [{found['seconds']:.2f} s]  {values}{best}"
 
 
 class Trackers:

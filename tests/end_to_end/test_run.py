@@ -12,6 +12,7 @@ import torch
 from recbole_choir.cli import main
 from recbole_choir.errors import CheckpointError
 from recbole_choir.integration.trainer import ChoirTrainer
+from recbole_choir.integration.validation_points import Pruned
 from recbole_choir.quick_start import run
 
 # The first fortnight: 9,500 rows, so that a run takes a second or two.
@@ -185,3 +186,35 @@ def test_record_says_how_long_the_vectors_of_users_are(tmp_path: Path, model: st
     assert norms["new"]["rows_to"] == 0
     assert record["asked"]["learning_rate"] == 0.02
     assert "seed" not in record["asked"]
+
+
+def test_a_run_that_is_pruned_leaves_its_validations_and_tests_nothing(tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    def second(epoch: int, score: float) -> None:
+        seen.append(score)
+        if len(seen) == 2:
+            raise Pruned("pruned at validation 2")
+
+    given = settings(tmp_path, epochs=3, eval_step=0.25)
+    result = run("Base", "ml-100k", config_dict=given, callback_fn=second)
+    record = json.loads(Path(result["record_path"]).read_text())
+    assert record["state"] == "pruned"
+    assert record["reason"] == "pruned at validation 2"
+    assert [v["valid"]["gauc"] for v in record["validations"]] == seen
+    assert record["validations"][1]["epoch"] == pytest.approx(0.5, abs=0.1)
+    assert record["history"] == [], "no epoch is over"
+    assert "test" not in record
+    assert "segments" not in record
+    assert result["test_result"] is None
+
+
+def test_validations_in_mid_epoch_leave_the_end_of_the_epoch_as_it_is(tmp_path: Path) -> None:
+    found = []
+    for eval_step in (1, 0.25):
+        given = settings(tmp_path, epochs=2, eval_step=eval_step, stopping_step=99)
+        found.append(run("Base", "ml-100k", config_dict=given)["record"]["history"])
+    for whole, parts in zip(*found):
+        assert whole["train_loss"] == parts["train_loss"]
+        assert whole["validations"][-1]["valid"] == parts["validations"][-1]["valid"]
+        assert len(parts["validations"]) == 4

@@ -10,12 +10,14 @@ import pytest
 import torch
 from recbole.trainer import Trainer
 from recbole.utils import EvaluatorType, ModelType
+from tiny import TinyModel
 
 from recbole_choir.errors import CheckpointError, ConfigError, DataError
 from recbole_choir.integration import trainer as trainer_module
 from recbole_choir.integration.loss_meter import TrainingError
 from recbole_choir.integration.trainer import ChoirTrainer, get_trainer
 from recbole_choir.integration.tree_trainer import LightGBMTrainer, XGBoostTrainer
+from recbole_choir.integration.validation_points import check_eval_step, validation_steps
 
 
 def same(a, b):
@@ -373,3 +375,218 @@ def test_the_loader_is_told_the_epoch(make_config, make_model, train):
     train.set_epoch = told.append
     ChoirTrainer(make_config(epochs=3), make_model()).fit(train, saved=False, verbose=False)
     assert told == list(itertools.chain([0, 1, 2]))
+
+
+# --- validations in mid-epoch -----------------------------------------------------------------
+
+
+class Averaging(TinyModel):
+    """A model whose evaluation computes anew what training reads, and counts how often."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.register_buffer("average", torch.zeros(4), persistent=False)
+        self.stale = True
+
+    def train(self, mode=True):
+        self.stale = self.stale or mode != self.training
+        return super().train(mode)
+
+    def logit(self, interaction):
+        if self.stale:
+            self.average.copy_(self.item.weight.detach().mean(0))
+            self.stale = False
+        return super().logit(interaction) + (self.user(interaction["user_id"]) * self.average).sum(
+            -1
+        )
+
+    def training_state(self):
+        return self.stale, self.average.clone()
+
+    def restore_training_state(self, state):
+        self.stale = state[0]
+        self.average.copy_(state[1])
+
+
+@pytest.mark.parametrize(
+    ("value", "n_steps", "steps"),
+    [
+        (1, 6, []),
+        (3, 6, []),
+        (0.5, 6, [3]),
+        (0.25, 6, [2, 3, 5]),  # 1.5, 3, 4.5: halves up
+        (0.25, 97, [24, 49, 73]),  # 24.25, 48.5, 72.75
+        (0.33, 97, [32, 65]),
+        (1 / 6, 6, [1, 2, 3, 4, 5]),
+    ],
+)
+def test_steps_nearest_to_each_part_of_an_epoch(value, n_steps, steps):
+    assert validation_steps(check_eval_step(value), n_steps) == steps
+
+
+@pytest.mark.parametrize("value", [-1, -0.5, "often", None, True, 1.5, 0.3, float("nan"), [1]])
+def test_eval_step_that_means_nothing_is_one_line(make_config, make_model, value):
+    with pytest.raises(ConfigError, match="eval_step: expected a whole number of epochs") as error:
+        ChoirTrainer(make_config(eval_step=value), make_model())
+    assert "\n" not in str(error.value)
+
+
+def test_less_than_a_step_between_validations_is_one_line(make_config, make_model, train, valid):
+    trainer = ChoirTrainer(make_config(eval_step=0.1), make_model())
+    with pytest.raises(ConfigError, match=r"got 0\.1 of an epoch of 6 steps; smallest: 0\.1667"):
+        trainer.fit(train, valid, saved=False, verbose=False)
+    assert trainer.history == []
+
+
+def test_validations_of_each_quarter_by_hand(make_config, make_model, train, valid, monkeypatch):
+    trainer = ChoirTrainer(make_config(eval_step=0.25, epochs=2), make_model())
+    scores = iter([0.5, 0.7, 0.6, 0.65, 0.66, 0.8, 0.75, 0.7])
+    weights, told = [], []
+
+    def scripted(data, show_progress=False):
+        weights.append(copy.deepcopy(trainer.model.state_dict()))
+        score = next(scores)
+        return score, {"gauc": score}
+
+    monkeypatch.setattr(trainer, "_valid_epoch", scripted)
+    result = trainer.fit(train, valid, verbose=False, callback_fn=lambda e, s: told.append((e, s)))
+    assert result == (0.8, {"gauc": 0.8})
+    assert told == [
+        *((0, 0.5), (0, 0.7), (0, 0.6), (0, 0.65)),
+        *((1, 0.66), (1, 0.8), (1, 0.75), (1, 0.7)),
+    ]
+    first, second = trainer.history
+    assert [(v["step"], v["epoch"]) for v in first["validations"]] == [
+        *((2, 0.333333), (3, 0.5), (5, 0.833333), (6, 1)),
+    ]
+    assert [v["valid"]["gauc"] for v in second["validations"]] == [0.66, 0.8, 0.75, 0.7]
+    assert first["valid"] == {"gauc": 0.7}, "the best of the epoch"
+    assert trainer.best_epoch == 1.5
+    monkeypatch.undo()
+    trainer.evaluate(valid)  # loads the checkpoint of mid-epoch
+    now = trainer.model.state_dict()
+    assert all(torch.equal(now[k], weights[5][k]) for k in now)
+    assert not torch.equal(now["user.weight"], weights[7]["user.weight"])
+
+
+def test_early_stopping_counts_validations_and_stops_in_mid_epoch(
+    make_config, make_model, train, valid, monkeypatch
+):
+    config = make_config(eval_step=0.25, epochs=9, stopping_step=2)
+    trainer = ChoirTrainer(config, make_model())
+    scores = iter([0.5, 0.7, 0.6, 0.6, 0.6, 0.9])
+    monkeypatch.setattr(trainer, "_valid_epoch", lambda *_, **__: (s := next(scores), {"gauc": s}))
+    assert trainer.fit(train, valid, verbose=False) == (0.7, {"gauc": 0.7})
+    assert [len(e["validations"]) for e in trainer.history] == [4, 1]
+    assert [e.get("steps") for e in trainer.history] == [None, 2]
+    assert trainer.model.calls == 8, "of the second epoch two steps were taken"
+    assert trainer.best_epoch == 0.5
+    monkeypatch.undo()
+    again = ChoirTrainer(config, make_model(seed=3))
+    again.resume_checkpoint(trainer.last_model_file)
+    assert again.fit(train, valid, verbose=False) == (0.7, {"gauc": 0.7}), "it stays stopped"
+    assert again.model.calls == 0
+    assert again.best_epoch == 0.5
+
+
+@pytest.mark.parametrize("model_class", [TinyModel, Averaging])
+def test_validations_in_mid_epoch_change_no_weight(make_config, train, valid, model_class):
+    ends = []
+    for eval_step in (1, 0.5, 1 / 6):
+        torch.manual_seed(2)
+        model = model_class(dropout=0.4, batch_norm=True)
+
+        class Drawing(type(valid)):
+            """A loader whose every round takes random numbers, as torch's own does."""
+
+            def __iter__(self):
+                torch.rand(3)
+                return super().__iter__()
+
+        loader = Drawing(valid.rows, 16)
+        config = make_config(eval_step=eval_step, epochs=3, lr_schedule="linear", lr_final=0.0)
+        torch.manual_seed(11)
+        trainer = ChoirTrainer(config, model)
+        trainer.fit(train, loader, saved=False, verbose=False)
+        ends.append(copy.deepcopy(model.state_dict()))
+        losses = [e["train_loss"] for e in trainer.history]
+    for end in ends[1:]:
+        assert all(torch.equal(end[name], ends[0][name]) for name in end)
+    assert losses[2] < losses[0]
+
+
+@pytest.mark.parametrize("eval_step", [0.5, 0.25])
+def test_resuming_with_validations_in_mid_epoch_gives_the_same_bits(
+    make_config, make_model, train, valid, eval_step
+):
+    config = make_config(epochs=4, eval_step=eval_step, learning_rate=0.3)
+    whole_model = make_model(dropout=0.4)
+    torch.manual_seed(11)
+    whole = ChoirTrainer(config, whole_model)
+    whole_result = whole.fit(train, valid, verbose=False)
+    seen = []
+
+    def stop(epoch, score):
+        seen.append(score)
+        if len(seen) == 2 / eval_step + 1:  # in mid-epoch, after its validation
+            raise Interrupted
+
+    first = ChoirTrainer(config, make_model(dropout=0.4))
+    torch.manual_seed(11)
+    with pytest.raises(Interrupted):
+        first.fit(train, valid, verbose=False, callback_fn=stop)
+    torch.manual_seed(999)
+    second_model = make_model(seed=5, dropout=0.4)
+    second = ChoirTrainer(config, second_model)
+    second.resume_checkpoint(first.last_model_file)
+    assert second.start_epoch == 2
+    assert second.fit(train, valid, verbose=False) == whole_result
+    assert same(whole_model, second_model)
+    plain = [[(v["epoch"], v["valid"]) for v in e["validations"]] for e in whole.history]
+    again = [[(v["epoch"], v["valid"]) for v in e["validations"]] for e in second.history]
+    assert plain == again
+    assert second.best_epoch == whole.best_epoch
+    assert second.evaluate(valid) == whole.evaluate(valid)
+
+
+def test_a_checkpoint_of_mid_epoch_is_not_resumed_from(
+    make_config, make_model, train, valid, monkeypatch
+):
+    trainer = ChoirTrainer(make_config(eval_step=0.5, epochs=1), make_model())
+    scores = iter([0.9, 0.5])
+    monkeypatch.setattr(trainer, "_valid_epoch", lambda *_, **__: (s := next(scores), {"gauc": s}))
+    trainer.fit(train, valid, verbose=False)
+    other = ChoirTrainer(make_config(eval_step=0.5, epochs=1), make_model())
+    with pytest.raises(CheckpointError, match="after step 3 of epoch 0; take the <name>-last"):
+        other.resume_checkpoint(trainer.saved_model_file)
+    other.resume_checkpoint(trainer.last_model_file)
+
+
+def test_a_bad_loss_is_said_before_a_validation_in_mid_epoch(make_config, make_model, train, valid):
+    trainer = ChoirTrainer(make_config(eval_step=0.5), make_model(nan_at=1))
+    with pytest.raises(TrainingError, match="in epoch 0, step 2 of 6"):
+        trainer.fit(train, valid, saved=False, verbose=False)
+
+
+def test_no_synchronisation_per_step_with_validations(
+    make_config, make_model, train, valid, monkeypatch
+):
+    """Two validations an epoch: the device is read as often for 90 steps as for 6."""
+    counts = []
+    reads = []
+    for batch_size in (16, 1):
+        train.batch_size = batch_size
+        config = make_config(learner="sgd", eval_step=0.5, epochs=1)
+        trainer = ChoirTrainer(config, make_model())
+        reads.clear()
+        with monkeypatch.context() as patch:
+            for name in ("item", "tolist", "cpu"):
+                real = getattr(torch.Tensor, name)
+                patch.setattr(
+                    torch.Tensor,
+                    name,
+                    lambda self, *a, _real=real, _n=name: reads.append(_n) or _real(self, *a),
+                )
+            trainer.fit(train, valid, saved=False, verbose=False)
+        counts.append(len(reads))
+    assert counts[0] == counts[1]

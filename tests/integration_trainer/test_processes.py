@@ -43,6 +43,7 @@ def two(tmp_path_factory):
         "rounded",
         "fit",
         "batch_norm",
+        "mid_epoch",
         "bad_shares",
         "unequal_steps",
         "nan_on_one_rank",
@@ -95,6 +96,15 @@ def test_ranks_share_running_statistics(two):
     first, second = (rank["batch_norm"] for rank in two)
     assert first == second
     assert first["live"] == first["saved"]
+
+
+@pytest.mark.slow
+def test_validations_in_mid_epoch_of_two_processes_change_no_weight(two):
+    first, second = (rank["mid_epoch"] for rank in two)
+    assert first == second, "the ranks share statistics meanwhile, and weights at the end"
+    whole, parts = first
+    assert whole["state"] == parts["state"]
+    assert parts["validations"][1::2] == whole["validations"]
 
 
 @pytest.mark.slow

@@ -79,6 +79,19 @@ def batch_norm(folder):
     }
 
 
+def mid_epoch(folder):
+    """Running statistics after training without and with validations in mid-epoch."""
+    ends = []
+    for eval_step in (1, 0.5):
+        trainer = _trainer(folder, batch_norm=True)
+        trainer.eval_step = eval_step
+        train = TinyLoader(tiny_rows(96, seed=0), batch_size=16, shuffle=True)
+        trainer.fit(train, TinyLoader(tiny_rows(61, seed=1), batch_size=16), verbose=False)
+        state = {k: v.tolist() for k, v in trainer.model.state_dict().items()}
+        ends.append({"state": state, "validations": [v["valid"] for v in trainer.validations]})
+    return ends
+
+
 def gather(folder):
     """Rows of unequal length, in order of rank and in order of the set."""
     r, w = distributed.rank(), distributed.world_size()

@@ -10,6 +10,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_choir.integration.registry import known_models, model_class
+from recbole_choir.integration.validation_points import undisturbed
 
 B, L = 64, 6
 
@@ -278,3 +279,44 @@ def test_evaluation_changes_nothing(helpers, name: str, settings: dict) -> None:
         model.predict(helpers.batch(seed=seed))
     assert same_state(before, state_of(model)) == []
     assert torch.equal(model.predict(batch), scores)
+
+
+@every_model
+def test_a_validation_in_mid_epoch_changes_no_weight(helpers, name: str, settings: dict) -> None:
+    """Averages that a model keeps for some steps must not be computed anew by an evaluation."""
+    ends = []
+    for validated in (False, True):
+        model = make(helpers, name, settings, dropout_prob=0.2)
+        optimiser = torch.optim.Adagrad(model.parameters(), lr=0.1)
+        torch.manual_seed(4)
+        model.train()
+        for step in range(4):
+            optimiser.zero_grad()
+            model.calculate_loss(helpers.batch(seed=step)).backward()
+            optimiser.step()
+            if validated and step < 3:
+                with undisturbed(model, torch.device("cpu")), torch.no_grad():
+                    model.eval()
+                    model.predict(helpers.batch(seed=99))
+                    torch.rand(5)
+                assert model.training
+        ends.append(state_of(model))
+    assert same_state(*ends) == []
+
+
+def test_an_evaluation_of_akt_rec_reads_fresh_averages(helpers: Any) -> None:
+    """In mid-epoch as at its end: what is put back afterwards is not what was evaluated with."""
+    model, batch = make(helpers, "AKTRec", {}), helpers.batch()
+    optimiser = torch.optim.Adagrad(model.parameters(), lr=0.5)
+    model.train()
+    for step in range(2):
+        optimiser.zero_grad()
+        model.calculate_loss(helpers.batch(seed=step)).backward()
+        optimiser.step()
+    table = model.cluster_view.users.table.clone()
+    with undisturbed(model, torch.device("cpu")), torch.no_grad():
+        model.eval()
+        scores = model.predict(batch)
+        assert not torch.equal(model.cluster_view.users.table, table)
+    assert torch.equal(model.cluster_view.users.table, table)
+    assert torch.equal(scores, model.eval().predict(batch).detach())

@@ -23,7 +23,12 @@ from recbole_choir.analysis.comparison.runner import (
     run_missing,
 )
 from recbole_choir.analysis.comparison.spaces import search_dir
-from recbole_choir.analysis.comparison.summary import State, collect, write_significance
+from recbole_choir.analysis.comparison.summary import (
+    State,
+    collect,
+    write_chosen,
+    write_significance,
+)
 from recbole_choir.analysis.comparison.tuning import load_optuna
 from recbole_choir.analysis.settings import common_settings
 from recbole_choir.analysis.tables import to_markdown
@@ -46,6 +51,7 @@ examples:
     --workers=2 --out saved/compare/ml-100k
   recbole-choir compare --ablation=ChoirRec --datasets=ml-100k --out saved/compare/ablation
   recbole-choir compare --models=ChoirRec --sweep=K,lambda --out saved/compare/sweep
+  recbole-choir compare --models=Base --tune=24 --tune-only --out saved/compare/base
   recbole-choir compare --fast --out saved/compare/fast      all of it in about two minutes
 
 docs/compare.md has more."""
@@ -114,6 +120,7 @@ def write_tables(plan: Plan, state: State, out: Path, command: str) -> Path:
     """Averages, differences and tables of what there is; returns the page."""
     found = collect(plan, state, out)
     significance = write_significance(plan, found, out)
+    write_chosen(plan, state, out)
     return write_pages(plan, state, found, significance, out, command)
 
 
@@ -136,8 +143,11 @@ def dry_run(plan: Plan, out: Path) -> str:
     averages = ", ".join(dict.fromkeys(average.name for average in plan.averages))
     return (
         f"{to_markdown(pd.DataFrame.from_dict(rows, orient='index'), '#')}\n\n"
-        f"{len(plan.cells)} cells, at most {total} runs; seeds {', '.join(map(str, plan.seeds))}; "
-        f"without runs of their own: {averages}. {done} records are in {out}."
+        f"{len(plan.cells)} cells, at most {total} runs; "
+        f"seeds {', '.join(map(str, plan.seeds)) or 'none'}; "
+        f"without runs of their own: {averages or 'none'}. "
+        f"Weak trials are {'stopped early' if plan.prune else 'run whole'}. "
+        f"{done} records are in {out}."
     )
 
 
@@ -192,7 +202,7 @@ def _plan(options: argparse.Namespace, rest: list[str]) -> Plan:
     return make_plan(
         models or [options.base],
         _names(options.datasets),
-        parse_seeds(options.seeds),
+        () if options.tune_only else parse_seeds(options.seeds),
         options.tune,
         common=common_settings(options.config, rest),
         base=options.base,
@@ -202,6 +212,7 @@ def _plan(options: argparse.Namespace, rest: list[str]) -> Plan:
         search=search or search_dir(),
         rows=rows or rows_dir(),
         tune_seed=options.tune_seed,
+        prune=options.prune,
     )
 
 
@@ -232,6 +243,16 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=20,
         help="trials of every row; 0: the defaults, without Optuna (default: %(default)s)",
+    )
+    add(
+        "--prune",
+        action=argparse.BooleanOptionalAction,
+        help="stop weak trials before their end (default: from 8 trials on)",
+    )
+    add(
+        "--tune-only",
+        action="store_true",
+        help="search every row and show what was chosen; no seeds",
     )
     add("--out", type=Path, required=True, metavar="FOLDER", help="records, trials and tables")
     add(

@@ -93,6 +93,9 @@ def write_pages(
         chances = [row for row in significance if row["dataset"] == dataset]
         names = _names(plan, dataset, ("model", "variant", "control"))
         parts.append(f"## {dataset}")
+        if not plan.seeds:
+            parts += [*_search(plan, state, dataset, out), *_failures(state, dataset)]
+            continue
         known = set(frame.loc[frame["dataset"] == dataset, "segment"])
         for view in VIEWS:
             if not view.tested and known.isdisjoint(view.segments):
@@ -127,10 +130,16 @@ def write_pages(
 
 
 def _legend(plan: Plan) -> str:
+    pruned = "; weak ones were stopped early, and are never chosen" if plan.prune else ""
+    if not plan.seeds:
+        return (
+            f"Every row was searched with {plan.trials} trials (seed {plan.tune_seed}), chosen on "
+            f"validation alone{pruned}. No seeds were run."
+        )
     seeds = ", ".join(map(str, plan.seeds))
     searched = (
         f"Every row was tuned with {plan.trials} trials (seed {plan.tune_seed}), chosen on "
-        "validation alone; sweeps take the point of their model."
+        f"validation alone{pruned}; sweeps take the point of their model."
         if plan.trials
         else "No row was tuned: all have their defaults."
     )
@@ -314,6 +323,7 @@ def _search(plan: Plan, state: State, dataset: str, out: Path) -> list[str]:
         chosen = ", ".join(f"{k} = {v}" for k, v in (best.point if best else {}).items())
         rows[cell.name] = {
             "trials": str(len(trials)),
+            "pruned": str(sum(t.state == "pruned" for t in trials)),
             "failed": str(sum(t.state == "failed" for t in trials)),
             f"validation {cell.metric.upper()}": f"{best.value:.4f}" if best else "-",
             "of the defaults": _first(trials),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recbole_choir.analysis.comparison.pruning import FROM_TRIALS
 from recbole_choir.analysis.comparison.rows import Rows, load_rows, models_with, rows_dir
 from recbole_choir.analysis.comparison.spaces import Space, defaults, load_space, search_dir
 from recbole_choir.analysis.runs import Run
@@ -36,6 +37,7 @@ class Cell:
         against: Rows it is tested against.
         metric: The validation metric that chooses, in lower case.
         larger: Whether more of it is better.
+        eval_step: Epochs from one validation to the next.
     """
 
     dataset: str
@@ -51,6 +53,7 @@ class Cell:
     against: tuple[str, ...] = ()
     metric: str = "gauc"
     larger: bool = True
+    eval_step: float = 1.0
 
     @property
     def id(self) -> tuple[str, str]:
@@ -84,10 +87,11 @@ class Plan:
     Attributes:
         cells: In the order of the tables; a dataset's together.
         averages: One a dataset, after its reference.
-        seeds: Of the tables.
+        seeds: Of the tables; none: only the search is run.
         trials: Of each tuned cell; 0: no search, the defaults.
         base: Name of the reference, to which gains are relative.
         tune_seed: Of trials and sampler.
+        prune: Whether weak trials are stopped before their end.
     """
 
     cells: tuple[Cell, ...]
@@ -96,6 +100,7 @@ class Plan:
     trials: int
     base: str
     tune_seed: int = TUNE_SEED
+    prune: bool = False
 
     @property
     def datasets(self) -> list[str]:
@@ -159,13 +164,14 @@ def make_plan(
     search: Path | None = None,
     rows: Path | None = None,
     tune_seed: int = TUNE_SEED,
+    prune: bool | None = None,
 ) -> Plan:
     """Plan a comparison and check every cell before anything runs.
 
     Args:
         models: Names; the reference is put in front where it is missing.
         datasets: Names.
-        seeds: Of the tables.
+        seeds: Of the tables; none: the rows are searched, and no more.
         trials: Trials of every cell; 0 takes the defaults.
         common: Settings of every run; a key of them is not searched.
         base: The reference: gains are relative to it, and two seeds of it are averaged.
@@ -176,6 +182,7 @@ def make_plan(
         search: Folder of search spaces; default: the package's.
         rows: Folder of controls, ablations, sweeps and variants; default: the package's.
         tune_seed: Seed of the trials and of the sampler.
+        prune: Stop weak trials before their end; None: from eight trials on.
 
     Raises:
         ConfigError: An unknown or repeated model, dataset, key, ablation or figure, an impossible
@@ -186,6 +193,8 @@ def make_plan(
             raise ConfigError(f"--{name}: expected names, all different, got {','.join(given)!r}")
     if trials < 0:
         raise ConfigError(f"--tune: expected a number from 0, got {trials}")
+    if not seeds and not trials:
+        raise ConfigError("--tune-only: expected trials to run, got --tune=0")
     if trials and tune_seed in seeds:
         raise ConfigError(f"--seeds: {tune_seed} is the seed of the trials; expected others")
     names = list(dict.fromkeys([base, *models, *ablation, *variants]))
@@ -214,12 +223,14 @@ def make_plan(
                 known[name],
                 base=base,
                 ablation=name in ablation,
-                sweep=sweep,
+                sweep=sweep if seeds else (),  # a sweep has seeds alone
                 variants=name in variants,
                 search=search or search_dir(),
             )
-    averages = tuple(Average(d, f"two {base} seeds averaged", base) for d in datasets)
-    return Plan(tuple(cells), averages, tuple(seeds), trials, base, tune_seed)
+    pairs = datasets if seeds else ()
+    averages = tuple(Average(d, f"two {base} seeds averaged", base) for d in pairs)
+    pruned = trials >= FROM_TRIALS if prune is None else prune
+    return Plan(tuple(cells), averages, tuple(seeds), trials, base, tune_seed, pruned)
 
 
 def _cells(
@@ -260,6 +271,7 @@ def _cells(
             first=first,
             metric=metric,
             larger=larger,
+            eval_step=float(checked["eval_step"]),
             **about,
         )
 

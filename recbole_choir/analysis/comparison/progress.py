@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from recbole_choir.analysis import record as records
 from recbole_choir.analysis.comparison.plan import Cell, Plan
+from recbole_choir.analysis.comparison.pruning import is_pruned
 from recbole_choir.analysis.comparison.tuning import Trial, Tuning
 from recbole_choir.analysis.runs import Run, finished, log_path, record_path, write_failure
 
@@ -122,16 +124,25 @@ class Progress:
             if trial is None:
                 return out
             run = self.cell.run(self._plan.tune_seed, trial.point, "tune")
+            run = replace(run, rule=tuning.rule(trial.number))
             key = run.key()
             self._open.setdefault(key, []).append(trial.number)
             if finished(run, self.out):
                 self._started.add(key)
                 self._tell(run)
-            elif key not in self._started:
+            elif key not in self._started or (
+                # stopped there by another rule than this trial's: it has to go further
+                len(self._open[key]) == 1 and self._stopped(run)
+            ):
                 self._started.add(key)
                 out.append(run)
             elif len(self._open[key]) == 1:  # the same point failed before: not tried again now
                 self._tell(run)
+
+    def _stopped(self, run: Run) -> bool:
+        """Whether a run has left the record of a pruned trial."""
+        path = record_path(run, self.out)
+        return path.exists() and is_pruned(records.read_json(path))
 
     def _tell(self, run: Run) -> None:
         record = records.read_json(record_path(run, self.out))

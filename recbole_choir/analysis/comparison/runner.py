@@ -75,7 +75,7 @@ def open_progress(plan: Plan, out: Path, retry: bool = True) -> dict[tuple[str, 
             cell,
             plan,
             out,
-            Tuning(cell, trials, plan.tune_seed, storage, retry) if trials else None,
+            Tuning(cell, trials, plan.tune_seed, storage, retry, plan.prune) if trials else None,
             # where nothing is searched the other cell has no point either: its defaults are used
             state[cell.dataset, cell.point_of] if cell.point_of else None,
         )

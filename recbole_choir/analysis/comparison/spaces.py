@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.integration.config_checks import read_yaml
 from recbole_choir.paths import properties_dir
 
-FIELDS = ("choices", "low", "high", "log", "step", "default")
+FIELDS = ("choices", "low", "high", "log", "step", "default", "zero", "unless")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,10 @@ class Dimension:
         log: Equal chances for equal ratios.
         step: Distance of the values of a range; null: any.
         default: The value of the first trial where the configuration has null.
+        zero: Chance that a log range gives exactly 0, which it cannot hold otherwise; 0: never.
+            The sampler sees a range that goes on below ``low`` by this share, all of it meaning 0,
+            so that 0 lies next to the smallest values.
+        unless: Left out for a model whose configuration has this key.
     """
 
     choices: tuple[Any, ...] = ()
@@ -33,6 +37,20 @@ class Dimension:
     log: bool = False
     step: float | None = None
     default: Any = None
+    # not in the text of a space, by which earlier searches are found again
+    zero: float = field(default=0.0, repr=False)
+    unless: str | None = field(default=None, repr=False)
+
+    @property
+    def lowest(self) -> float:
+        """Lower end for the sampler: ``low``, or so far below it that ``zero`` is its share.
+
+        With ``a = ln(high / low)`` the part below is ``a z / (1 - z)`` long, which is the share z
+        of ``a + a z / (1 - z) = a / (1 - z)``.
+        """
+        if not self.zero:
+            return self.low
+        return float(self.low * (self.low / self.high) ** (self.zero / (1 - self.zero)))
 
     @property
     def whole(self) -> bool:
@@ -45,6 +63,8 @@ class Dimension:
             return any(value == c and type(value) is type(c) for c in self.choices)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return False
+        if self.zero and value == 0:
+            return True
         if not self.low <= value <= self.high or (self.whole and value != int(value)):
             return False
         if self.step is None:
@@ -57,14 +77,22 @@ class Dimension:
 
         A step of 0.1 gives 0.30000000000000004 otherwise, and a rate thirteen digits.
         """
+        if self.zero and value < self.low:
+            return 0.0
         return float(f"{value:.6g}") if isinstance(value, float) and not self.choices else value
+
+    def stored(self, value: float) -> float:
+        """A value of a range as the sampler stores it: 0 as the middle of what means 0."""
+        if self.zero and value == 0:
+            return math.sqrt(self.lowest * self.low)
+        return float(value)
 
     def text(self) -> str:
         """The dimension in a line for people."""
         if self.choices:
             return ", ".join(map(str, self.choices))
         kind = " log" if self.log else f" step {self.step}" if self.step else ""
-        return f"{self.low} to {self.high}{kind}"
+        return f"{'0 or ' if self.zero else ''}{self.low} to {self.high}{kind}"
 
 
 Space = dict[str, Dimension]
@@ -93,7 +121,7 @@ def load_space(model: str, folder: Path, config: Mapping[str, Any]) -> Space:
     space = {
         key: dimension
         for key, dimension in _read(default).items()
-        if dimension is not None and key.split(".")[0] in config
+        if dimension is not None and key.split(".")[0] in config and dimension.unless not in config
     }
     own = folder / f"{model}.yaml"
     if not own.is_file():
@@ -101,7 +129,7 @@ def load_space(model: str, folder: Path, config: Mapping[str, Any]) -> Space:
     for key, dimension in _read(own).items():
         if dimension is None:
             space.pop(key, None)
-        else:
+        elif dimension.unless not in config:
             space[key] = dimension
     return space
 
@@ -129,9 +157,12 @@ def _dimension(content: Any, where: str) -> Dimension | None:
     expected = "expected {choices: [..]} or {low: a, high: b}"
     if not isinstance(content, Mapping):
         raise ConfigError(f"{where}: {expected}, got {content!r}")
-    for field in content:
-        if field not in FIELDS:
-            raise ConfigError(f"{where}: unknown field '{field}'{nearest(str(field), FIELDS)}")
+    for name in content:
+        if name not in FIELDS:
+            raise ConfigError(f"{where}: unknown field '{name}'{nearest(str(name), FIELDS)}")
+    unless = content.get("unless")
+    if unless is not None and not isinstance(unless, str):
+        raise ConfigError(f"{where}.unless: expected a key, got {unless!r}")
     if ("choices" in content) == ("low" in content or "high" in content):
         raise ConfigError(f"{where}: {expected}, got {dict(content)}")
     if "choices" in content:
@@ -141,7 +172,11 @@ def _dimension(content: Any, where: str) -> Dimension | None:
             raise ConfigError(f"{where}.choices: expected a list with an entry, got {choices!r}")
         if not all(isinstance(choice, scalar) for choice in choices):
             raise ConfigError(f"{where}.choices: expected numbers or texts, got {choices!r}")
-        return Dimension(choices=tuple(choices), default=content.get("default"))
+        if "zero" in content:
+            raise ConfigError(
+                f"{where}.zero: expected a log range, got choices; write 0 among them"
+            )
+        return Dimension(choices=tuple(choices), default=content.get("default"), unless=unless)
     bounds = [content.get("low"), content.get("high")]
     for value in bounds:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -152,4 +187,18 @@ def _dimension(content: Any, where: str) -> Dimension | None:
         raise ConfigError(f"{where}: expected {'0 < ' * log}low < high, got {low}, {high}")
     if step is not None and (log or not isinstance(step, (int, float)) or step <= 0):
         raise ConfigError(f"{where}.step: expected a number above 0, and no log, got {step!r}")
-    return Dimension(low=low, high=high, log=log, step=step, default=content.get("default"))
+    zero = content.get("zero", 0.0)
+    number = isinstance(zero, (int, float)) and not isinstance(zero, bool)
+    if not number or not 0 <= zero < 1 or (zero and not log):
+        raise ConfigError(f"{where}.zero: expected a chance below 1 of a log range, got {zero!r}")
+    if zero:
+        low, high = float(low), float(high)  # what goes on below is no whole number
+    return Dimension(
+        low=low,
+        high=high,
+        log=log,
+        step=step,
+        default=content.get("default"),
+        zero=float(zero),
+        unless=unless,
+    )

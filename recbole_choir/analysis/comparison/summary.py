@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ SEGMENTS = (
 )
 #: Fewest draws of the bootstrap; many tests take more, see :func:`draws_for`.
 DRAWS = 10_000
+CHOSEN = Path("summary") / "chosen.json"
 SIGNIFICANCE = Path("summary") / "significance.json"
 #: Below this corrected p a difference is marked in the tables.
 LEVEL = 0.05
@@ -123,6 +125,40 @@ def draws_for(n_tests: int) -> int:
     would leave nothing to be found, however large the difference.
     """
     return max(DRAWS, math.ceil(10 * n_tests / LEVEL))
+
+
+def write_chosen(plan: Plan, state: State, out: Path) -> list[dict[str, Any]]:
+    """Write what the search of each row has chosen, for programs: ``summary/chosen.json``.
+
+    Returns:
+        A dict a searched row: dataset, row, model, metric, trials, pruned and failed (numbers of
+        trials), over (whether all are), value (validation) and point of the best trial, null where
+        there is none, and value of the defaults.
+    """
+    rows: list[dict[str, Any]] = []
+    for cell in plan.cells:
+        if not plan.trials_of(cell):
+            continue
+        trials, best = state[cell.id].trials(), state[cell.id].best()
+        count = Counter(trial.state for trial in trials)
+        rows.append(
+            {
+                "dataset": cell.dataset,
+                "row": cell.name,
+                "model": cell.model,
+                "metric": cell.metric,
+                "trials": len(trials),
+                "pruned": count["pruned"],
+                "failed": count["failed"],
+                "over": len(trials) == plan.trials_of(cell) and not count["open"],
+                "value": best.value if best else None,
+                "point": best.point if best else None,
+                "defaults": trials[0].value if trials else None,
+            }
+        )
+    if rows:
+        records.write_json(out / CHOSEN, rows)
+    return rows
 
 
 def _dataset(

@@ -3,7 +3,8 @@
 The trials of a cell do not depend on how many run at once or on when the comparison was stopped:
 the sampler of trial t is seeded by the tuning seed and t, the first ten are drawn without looking
 at results, and each later one waits for all before it. Cells with the same space therefore try the
-same first points. All trials are in an Optuna storage, which Optuna's own tools can read.
+same first points. All trials are in an Optuna storage, which Optuna's own tools can read. Weak ones
+may be stopped before their end: :mod:`~recbole_choir.analysis.comparison.pruning`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,15 @@ from typing import Any
 
 from recbole_choir.analysis import record as records
 from recbole_choir.analysis.comparison.plan import Cell
+from recbole_choir.analysis.comparison.pruning import (
+    FIRST_EPOCHS,
+    KEPT,
+    WARM_UP,
+    Rule,
+    first_validation,
+    is_pruned,
+    scores_of,
+)
 from recbole_choir.analysis.comparison.spaces import Dimension
 from recbole_choir.errors import ConfigError
 
@@ -63,8 +73,8 @@ class Trial:
     Attributes:
         number: From 0.
         point: Key -> value as it is used.
-        value: Validation metric; null: not finished, or failed.
-        state: open | complete | failed.
+        value: Validation metric; null: not finished, failed or pruned.
+        state: open | complete | failed | pruned.
     """
 
     number: int
@@ -82,17 +92,30 @@ class Tuning:
         seed: Of the sampler.
         storage: From :func:`open_storage`.
         retry: Propose failed trials anew; False: leave everything as it is, to look at.
+        prune: Stop weak trials before their end. It makes another search than without, since the
+            sampler sees other results; what both run whole is run once.
     """
 
     def __init__(
-        self, cell: Cell, trials: int, seed: int, storage: Any, retry: bool = True
+        self,
+        cell: Cell,
+        trials: int,
+        seed: int,
+        storage: Any,
+        retry: bool = True,
+        prune: bool = False,
     ) -> None:
         self._optuna = load_optuna()
         self.cell = cell
         self.trials = trials
         self.seed = seed
+        self.prune = prune
+        self._rules: dict[int, Rule] = {}  # number of the first trial that does not decide -> rule
         self._space = {key: self._distribution(d) for key, d in cell.space.items()}
         asked = [cell.config, cell.first, repr(cell.space), seed, cell.metric]
+        zeros = {key: d.zero for key, d in cell.space.items() if d.zero}
+        asked += [{"zero": zeros}] if zeros else []  # not in the text, so that older names stay
+        asked += [{"prune": [WARM_UP, KEPT, FIRST_EPOCHS]}] if prune else []
         digest = records.config_hash({"asked": asked})
         self.name = f"{cell.dataset} | {cell.name} | {digest}"
         self._storage = storage
@@ -115,7 +138,7 @@ class Tuning:
         return study
 
     def _whole(self, trial: Any) -> bool:
-        if trial.state.name in ("FAIL", "WAITING", "PRUNED"):
+        if trial.state.name in ("FAIL", "WAITING"):
             return False
         return trial.distributions.keys() == self._space.keys()
 
@@ -123,7 +146,7 @@ class Tuning:
         distributions = self._optuna.distributions
         if dimension.choices:
             return distributions.CategoricalDistribution(dimension.choices)
-        low, high, log, step = dimension.low, dimension.high, dimension.log, dimension.step
+        low, high, log, step = dimension.lowest, dimension.high, dimension.log, dimension.step
         if dimension.whole:
             return distributions.IntDistribution(low, high, log=log, step=int(step or 1))
         return distributions.FloatDistribution(low, high, log=log, step=step)
@@ -131,9 +154,12 @@ class Tuning:
     def all(self) -> list[Trial]:
         """The trials so far, in order; more than asked for where an earlier start had more."""
         out = []
+        names = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "pruned"}
         for trial in self._study.get_trials(deepcopy=False)[: self.trials]:
-            state = {"COMPLETE": "complete", "FAIL": "failed"}.get(trial.state.name, "open")
-            out.append(Trial(trial.number, self._point(trial.params), trial.value, state))
+            state = names.get(trial.state.name, "open")
+            # Optuna gives a pruned trial its last score for a value: it must never be chosen
+            value = trial.value if state == "complete" else None
+            out.append(Trial(trial.number, self._point(trial.params), value, state))
         return out
 
     def propose(self) -> Trial | None:
@@ -141,6 +167,8 @@ class Tuning:
         seen = self.all()
         number = len(seen)
         if number >= self.trials:
+            return None
+        if any(trial.state == "open" for trial in seen[: self._judges(number)]):
             return None
         if number >= RANDOM_TRIALS and any(trial.state == "open" for trial in seen):
             return None
@@ -155,16 +183,47 @@ class Tuning:
         trial = self._study.ask(self._space)
         return Trial(trial.number, self._point(trial.params), None, "open")
 
+    def _judges(self, number: int) -> int:
+        """How many of the first trials decide about this one; 0: it is never stopped."""
+        if not self.prune or number < WARM_UP:
+            return 0
+        return WARM_UP if number < RANDOM_TRIALS else number
+
+    def rule(self, number: int) -> Rule:
+        """When a trial is stopped, from the complete ones that decide about it."""
+        judges = self._judges(number)
+        if judges not in self._rules:
+            seen = self._study.get_trials(deepcopy=False)[:judges]
+            curves = [
+                [score for _, score in sorted(trial.intermediate_values.items())]
+                for trial in seen
+                if trial.state.name == "COMPLETE"
+            ]
+            first = first_validation(self.cell.eval_step)
+            self._rules[judges] = Rule.of(curves, self.cell.larger, self.cell.metric, first)
+        return self._rules[judges]
+
     def tell(self, number: int, record: Mapping[str, Any]) -> None:
         """Tell the result of a trial from its record; only its validation is read.
 
+        Whether it is pruned follows from its scores and its rule, also where its run went further:
+        the same point may have been run whole before.
+
         Args:
             number: Of the trial.
-            record: Of its run: a finished one, or one with an ``error``.
+            record: Of its run: a finished or a pruned one, or one with an ``error``.
         """
+        states = self._optuna.trial.TrialState
         value = validation(record, self.cell.metric)
-        if value is None:
-            self._study.tell(number, state=self._optuna.trial.TrialState.FAIL)
+        scores = scores_of(record, self.cell.metric) if "error" not in record else []
+        stop = self.rule(number).stop(scores)
+        trial_id = self._study.get_trials(deepcopy=False)[number]._trial_id
+        for k, score in enumerate(scores[:stop], start=1):
+            self._storage.set_trial_intermediate_value(trial_id, k, score)
+        if stop is not None or (is_pruned(record) and scores):
+            self._study.tell(number, state=states.PRUNED)
+        elif value is None:
+            self._study.tell(number, state=states.FAIL)
         else:
             self._study.tell(number, value)
 
@@ -180,10 +239,9 @@ class Tuning:
 
     def _stored(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """Values of ranges in the type that their distribution stores."""
+        space = self.cell.space
         return {
-            key: value
-            if self.cell.space[key].choices or self.cell.space[key].whole
-            else float(value)
+            key: value if space[key].choices or space[key].whole else space[key].stored(value)
             for key, value in point.items()
         }
 
@@ -191,7 +249,7 @@ class Tuning:
 def validation(record: Mapping[str, Any], metric: str) -> float | None:
     """The validation metric of a record; none of a failed run, or where it is not a number."""
     value = (record.get("best_valid") or {}).get(metric)
-    if "error" in record or value is None or not math.isfinite(value):
+    if "error" in record or is_pruned(record) or value is None or not math.isfinite(value):
         return None
     return float(value)
 

@@ -273,10 +273,15 @@ def curves(folder: RecordFolder, dataset: str) -> Made:
     rows: list[dict[str, Any]] = []
     for run in _finished(folder, dataset):
         for entry in run.record.get("history") or ():
-            values = {"train_loss": entry.get("train_loss"), **(entry.get("valid") or {})}
+            end = entry["epoch"] + 1
+            found = entry.get("validations") or [{"epoch": end, "valid": entry.get("valid") or {}}]
+            if "steps" in entry:  # training stopped in this epoch, at its last validation
+                end = found[-1]["epoch"]
+            points = [(end, "train_loss", entry.get("train_loss"))]
+            points += [(one["epoch"], *item) for one in found for item in one["valid"].items()]
             rows += [
-                {"panel": _curve(key), "series": run.cell, "x": entry["epoch"] + 1, "y": value}
-                for key, value in values.items()
+                {"panel": _curve(key), "series": run.cell, "x": x, "y": value}
+                for x, key, value in points
                 if value is not None
             ]
     if not rows:
@@ -289,7 +294,7 @@ def curves(folder: RecordFolder, dataset: str) -> Made:
     return Plot(
         "curves",
         "Training curves",
-        "Training loss (with a model's auxiliary losses) and validation metrics after each epoch, "
+        "Training loss (with a model's auxiliary losses) after each epoch and validation metrics, "
         "mean over the seeds that got so far. Test figures are those of the epoch that was best on "
         "validation.",
         _over_seeds(rows).drop(columns=["low", "high"]),
@@ -297,7 +302,7 @@ def curves(folder: RecordFolder, dataset: str) -> Made:
         "epoch",
         "",
         _styles(folder, dataset),
-        whole_x=True,
+        whole_x=all(row["x"] == int(row["x"]) for row in rows),
         log_y=frozenset({loss} if wide else ()),
     ), []
 

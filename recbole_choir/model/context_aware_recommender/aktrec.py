@@ -15,6 +15,7 @@ from recbole_choir.model.akt_settings import AKTSettings
 from recbole_choir.model.base_recommender import ChoirRecommender
 from recbole_choir.model.layers.adaptive_embedding import Adaptive, AdaptiveEmbedding
 from recbole_choir.model.layers.channel import Channel
+from recbole_choir.model.layers.cluster_average import ClusterAverage
 from recbole_choir.model.layers.cluster_view import ClusterView
 from recbole_choir.model.layers.epoch_meter import EpochMeter
 from recbole_choir.model.layers.experts import MixtureOfExperts
@@ -23,6 +24,7 @@ from recbole_choir.model.layers.gate_report import gate_report
 from recbole_choir.model.layers.orthogonality import soft_orthogonality
 from recbole_choir.model.layers.side_tables import SideTables
 from recbole_choir.model.layers.snapshot_tokens import SnapshotItemEncoder, SnapshotTokens
+from recbole_choir.model.layers.stand_in import StandIn
 from recbole_choir.model.layers.transfer import AsymmetricTransfer, Transfer
 from recbole_choir.model.layers.transfer_meter import TransferMeter
 from recbole_choir.model.layers.view_fusion import Slots, ViewFusion
@@ -242,6 +244,24 @@ class AKTRec(ChoirRecommender):
         self.item_encoder.refresh()
         if self.cluster_view is not None:
             self.cluster_view.refresh(self._users_at, self._items_at)
+
+    def training_state(self) -> tuple[Any, ...]:
+        """What an evaluation computes anew and training reads: averages, means and their age.
+
+        In training they are those of the last refresh; without this a validation in mid-epoch
+        would bring the next refresh forward, and the run would end with other weights.
+        """
+        averages = [m.table for m in self.modules() if isinstance(m, ClusterAverage)]
+        means = [m.means for m in self.modules() if isinstance(m, StandIn)]
+        derived = [*averages, *means]
+        return self._stale, self._age, derived, [values.clone() for values in derived]
+
+    @torch.no_grad()
+    def restore_training_state(self, state: tuple[Any, ...]) -> None:
+        """Put back what :meth:`training_state` gave."""
+        self._stale, self._age, derived, copies = state
+        for values, kept in zip(derived, copies):
+            values.copy_(kept)
 
     def _users_at(self, snapshot: int) -> torch.Tensor:
         """``H_u`` ``[n_users, .]`` of all users at a snapshot (Eq. 7)."""

@@ -31,6 +31,9 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "--workers: expected at least 1" in says("--models=Base", "--workers=0")
     assert "--search: expected a folder" in says("--models=Base", "--search=no")
     assert "expected --key=value" in says("--models=Base", "stray")
+    assert "--tune-only: expected trials to run, got --tune=0" in says(
+        "--models=Base", "--tune-only", "--tune=0"
+    )
     assert not (tmp_path / "o").exists(), "checked before anything is written"
 
 
@@ -60,7 +63,17 @@ def test_help_names_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
         main(["compare", "--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    options = ["--models", "--seeds", "--tune", "--ablation", "--variants", "--sweep"]
+    options = [
+        "--prune",
+        "--no-prune",
+        "--tune-only",
+        "--models",
+        "--seeds",
+        "--tune",
+        "--ablation",
+        "--variants",
+        "--sweep",
+    ]
     for option in (*options, "--fast", "--dry-run"):
         assert option in text
 

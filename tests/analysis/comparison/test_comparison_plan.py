@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -179,6 +180,11 @@ def test_spaces_are_read_strictly(tmp_path: Path) -> None:
         ({"low": 0, "high": 1, "step": 0}, "step: expected a number above 0"),
         ({"low": "a", "high": 1}, "expected numbers for low and high"),
         (3, "expected {choices"),
+        ({"low": 1, "high": 2, "zero": 0.1}, "zero: expected a chance below 1 of a log range"),
+        ({"low": 1, "high": 2, "log": True, "zero": 1}, "zero: expected a chance below 1"),
+        ({"low": 1, "high": 2, "log": True, "zero": -0.1}, "zero: expected a chance below 1"),
+        ({"choices": [1], "zero": 0.1}, "zero: expected a log range, got choices"),
+        ({"choices": [1], "unless": 3}, "unless: expected a key, got 3"),
     ):
         with pytest.raises(ConfigError, match=message):
             space(x=content)
@@ -193,6 +199,51 @@ def test_a_models_own_space_adds_and_takes_away(tmp_path: Path) -> None:
     assert not space["c"].contains(0.8)
     assert space["c"].rounded(0.30000000000000004) == 0.3
     assert not space["b"].contains(True), "True is no 1"
+
+
+def test_a_log_range_with_an_exact_zero(tmp_path: Path) -> None:
+    (tmp_path / "default.yaml").write_text("x: {low: 1.0e-8, high: 1.0, log: true, zero: 0.2}\n")
+    x = load_space("M", tmp_path, {"x": 0.0})["x"]
+    # below low lies a quarter of eight powers of ten: 2 of 10 are the share .2
+    assert x.lowest == pytest.approx(1e-10)
+    assert x.rounded(9.9e-9) == 0.0
+    assert x.rounded(1e-8) == 1e-8
+    assert x.rounded(0.0123456789) == 0.0123457
+    assert x.stored(0.0) == pytest.approx(1e-9)
+    assert x.rounded(x.stored(0.0)) == 0.0
+    assert x.contains(0.0)
+    assert x.contains(0)
+    assert not x.contains(1e-9)
+    assert x.text() == "0 or 1e-08 to 1.0 log"
+    assert defaults({"x": x}, {"x": 0.0}) == {"x": 0.0}
+    assert repr(x) == repr(Dimension(low=1e-8, high=1.0, log=True)), "older searches are found"
+
+
+def test_zero_is_drawn_as_often_as_it_says_and_is_the_first_trial(
+    fakes: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("optuna")
+    from recbole_choir.analysis.comparison.tuning import Tuning, open_storage
+
+    text = "weight_decay: {low: 1.0e-8, high: 1.0, log: true, zero: 0.3}\n"
+    (tmp_path / "default.yaml").write_text(text)
+    cell = fakes.plan_of("Base", search=tmp_path).cells[0]
+    tuning = Tuning(cell, 400, 1, open_storage(tmp_path))
+    points = [tuning.propose().point["weight_decay"] for _ in range(10)]
+    assert points[0] == 0.0, "the default"
+    assert all(p == 0.0 or 1e-8 <= p <= 1.0 for p in points)
+    draws = np.exp(
+        np.random.default_rng(0).uniform(*np.log([cell.space["weight_decay"].lowest, 1]), 9999)
+    )
+    share = np.mean([cell.space["weight_decay"].rounded(float(d)) == 0 for d in draws])
+    assert share == pytest.approx(0.3, abs=0.02)
+
+
+def test_a_key_that_another_replaces_is_left_out(tmp_path: Path) -> None:
+    text = "decay: {choices: [0.0]}\nweight_decay: {choices: [0.0], unless: decay}\n"
+    (tmp_path / "default.yaml").write_text(text)
+    assert list(load_space("M", tmp_path, {"decay": 0, "weight_decay": 0})) == ["decay"]
+    assert list(load_space("M", tmp_path, {"weight_decay": 0})) == ["weight_decay"]
 
 
 def test_settings_are_laid_as_the_layers_of_a_run_are(tmp_path: Path) -> None:

@@ -120,6 +120,28 @@ def test_curves_by_epoch(write: Write) -> None:
     assert plot.log_y == frozenset()
 
 
+def test_curves_with_several_validations_an_epoch(write: Write) -> None:
+    found = [{"epoch": e, "valid": {"gauc": g}} for e, g in ((0.5, 0.6), (1, 0.7), (1.5, 0.65))]
+    history = [
+        {"epoch": 0, "train_loss": 0.7, "valid": {"gauc": 0.7}, "validations": found[:2]},
+        # stopped in mid-epoch
+        {
+            "epoch": 1,
+            "train_loss": 0.6,
+            "valid": {"gauc": 0.65},
+            "validations": found[2:],
+            "steps": 3,
+        },
+    ]
+    plot, _ = curves(RecordFolder.load(write("Base", 1, history=history)), "d")
+    assert plot is not None
+    assert plot.part("training loss", "Base")["x"].tolist() == [1, 1.5]
+    gauc = plot.part("validation GAUC", "Base")
+    assert gauc["x"].tolist() == [0.5, 1, 1.5]
+    assert gauc["y"].tolist() == pytest.approx([0.6, 0.7, 0.65])
+    assert not plot.whole_x
+
+
 @pytest.mark.parametrize(("loss", "log"), [(11.9, set()), (1200.0, {"training loss"})])
 def test_losses_far_apart_are_drawn_by_their_logarithm(
     write: Write, loss: float, log: set[str]
