@@ -12,7 +12,7 @@ from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.integration.config_checks import read_yaml
 from recbole_choir.paths import properties_dir
 
-FIELDS = ("choices", "low", "high", "log", "step", "default", "zero", "unless")
+FIELDS = ("choices", "low", "high", "log", "step", "default", "zero")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,6 @@ class Dimension:
         zero: Chance that a log range gives exactly 0, which it cannot hold otherwise; 0: never.
             The sampler sees a range that goes on below ``low`` by this share, all of it meaning 0,
             so that 0 lies next to the smallest values.
-        unless: Left out for a model whose configuration has this key.
     """
 
     choices: tuple[Any, ...] = ()
@@ -39,7 +38,6 @@ class Dimension:
     default: Any = None
     # not in the text of a space, by which earlier searches are found again
     zero: float = field(default=0.0, repr=False)
-    unless: str | None = field(default=None, repr=False)
 
     @property
     def lowest(self) -> float:
@@ -121,7 +119,7 @@ def load_space(model: str, folder: Path, config: Mapping[str, Any]) -> Space:
     space = {
         key: dimension
         for key, dimension in _read(default).items()
-        if dimension is not None and key.split(".")[0] in config and dimension.unless not in config
+        if dimension is not None and key.split(".")[0] in config
     }
     own = folder / f"{model}.yaml"
     if not own.is_file():
@@ -129,7 +127,7 @@ def load_space(model: str, folder: Path, config: Mapping[str, Any]) -> Space:
     for key, dimension in _read(own).items():
         if dimension is None:
             space.pop(key, None)
-        elif dimension.unless not in config:
+        else:
             space[key] = dimension
     return space
 
@@ -160,9 +158,6 @@ def _dimension(content: Any, where: str) -> Dimension | None:
     for name in content:
         if name not in FIELDS:
             raise ConfigError(f"{where}: unknown field '{name}'{nearest(str(name), FIELDS)}")
-    unless = content.get("unless")
-    if unless is not None and not isinstance(unless, str):
-        raise ConfigError(f"{where}.unless: expected a key, got {unless!r}")
     if ("choices" in content) == ("low" in content or "high" in content):
         raise ConfigError(f"{where}: {expected}, got {dict(content)}")
     if "choices" in content:
@@ -176,7 +171,7 @@ def _dimension(content: Any, where: str) -> Dimension | None:
             raise ConfigError(
                 f"{where}.zero: expected a log range, got choices; write 0 among them"
             )
-        return Dimension(choices=tuple(choices), default=content.get("default"), unless=unless)
+        return Dimension(choices=tuple(choices), default=content.get("default"))
     bounds = [content.get("low"), content.get("high")]
     for value in bounds:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -200,5 +195,4 @@ def _dimension(content: Any, where: str) -> Dimension | None:
         step=step,
         default=content.get("default"),
         zero=float(zero),
-        unless=unless,
     )

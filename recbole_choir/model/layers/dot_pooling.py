@@ -134,8 +134,8 @@ class _DotPooling(torch.autograd.Function):
             if scale is not None:
                 all_dots.append(dots)
         both = torch.cat(weights)  # [B, H + 1, L]
-        dots = torch.cat(all_dots) if all_dots else None
-        ctx.save_for_backward(query, table, scale, index, both, dots)
+        kept = torch.cat(all_dots) if all_dots else None
+        ctx.save_for_backward(query, table, scale, index, both, kept)
         ctx.normalise, ctx.has_bias = normalise, bias is not None
         alpha = both[:, :-1]
         ctx.mark_non_differentiable(alpha)

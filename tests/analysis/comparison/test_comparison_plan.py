@@ -184,7 +184,6 @@ def test_spaces_are_read_strictly(tmp_path: Path) -> None:
         ({"low": 1, "high": 2, "log": True, "zero": 1}, "zero: expected a chance below 1"),
         ({"low": 1, "high": 2, "log": True, "zero": -0.1}, "zero: expected a chance below 1"),
         ({"choices": [1], "zero": 0.1}, "zero: expected a log range, got choices"),
-        ({"choices": [1], "unless": 3}, "unless: expected a key, got 3"),
     ):
         with pytest.raises(ConfigError, match=message):
             space(x=content)
@@ -237,13 +236,6 @@ def test_zero_is_drawn_as_often_as_it_says_and_is_the_first_trial(
     )
     share = np.mean([cell.space["weight_decay"].rounded(float(d)) == 0 for d in draws])
     assert share == pytest.approx(0.3, abs=0.02)
-
-
-def test_a_key_that_another_replaces_is_left_out(tmp_path: Path) -> None:
-    text = "decay: {choices: [0.0]}\nweight_decay: {choices: [0.0], unless: decay}\n"
-    (tmp_path / "default.yaml").write_text(text)
-    assert list(load_space("M", tmp_path, {"decay": 0, "weight_decay": 0})) == ["decay"]
-    assert list(load_space("M", tmp_path, {"weight_decay": 0})) == ["weight_decay"]
 
 
 def test_settings_are_laid_as_the_layers_of_a_run_are(tmp_path: Path) -> None:
