@@ -38,6 +38,7 @@ class Cell:
         metric: The validation metric that chooses, in lower case.
         larger: Whether more of it is better.
         eval_step: Epochs from one validation to the next.
+        epochs: Budget of a run, where it is not searched.
     """
 
     dataset: str
@@ -54,6 +55,7 @@ class Cell:
     metric: str = "gauc"
     larger: bool = True
     eval_step: float = 1.0
+    epochs: int = 1
 
     @property
     def id(self) -> tuple[str, str]:
@@ -272,6 +274,7 @@ def _cells(
             metric=metric,
             larger=larger,
             eval_step=float(checked["eval_step"]),
+            epochs=int(checked["epochs"]),
             **about,
         )
 

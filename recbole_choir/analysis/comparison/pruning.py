@@ -1,10 +1,12 @@
 """Which trials of a search are stopped before their end: Optuna's quantiles as plain numbers.
 
-A trial is stopped at its k-th validation if the best of its first k scores is not among the best
-quarter: worse than the quartile, over the complete trials that decide about it, of their best score
-within k validations (of all of theirs, where they ended earlier). On the running best, this is
-Optuna's ``PercentilePruner(25.0)``; the median (``MedianPruner``) saves two thirds of that.
-The process of a trial is given numbers, so it needs neither Optuna nor the storage.
+Trials are compared by the part of their own budget that lies behind them, not by epochs: a learning
+rate that falls over eight epochs is still high where one that falls over one epoch has ended, and
+what starts slowly may win. After a quarter, a half and three quarters of its own validations a
+trial is stopped if its best score so far is not among the best third of what the complete trials
+that decide about it had at the same part (all of theirs, where they ended earlier). On these parts
+it is Optuna's ``PercentilePruner(100 / 3)``; a third is what successive halving keeps. The process
+of a trial is given numbers, so it needs neither Optuna nor the storage.
 
 Which trials decide about trial t depends on t alone, so the number of workers and a stop change
 nothing: the first :data:`WARM_UP` run whole; those up to
@@ -27,9 +29,9 @@ from recbole_choir.integration.validation_points import Pruned
 #: Trials that are never stopped, and that judge the next ones: Optuna's own number for its pruner.
 WARM_UP = 5
 #: Percent of the trials at hand that one must keep up with; the worse ones are stopped.
-KEPT = 25.0
-#: A trial is not stopped before so many epochs: the first steps say little.
-FIRST_EPOCHS = 0.5
+KEPT = 100 / 3
+#: Equal parts of a trial's budget, after each of which but the last it may be stopped.
+PARTS = 4
 #: Fewest trials of a row for which pruning is on by itself.
 FROM_TRIALS = 8
 
@@ -39,48 +41,50 @@ class Rule:
     """When a trial is too weak to go on.
 
     Attributes:
-        thresholds: The k-th entry holds after k + 1 validations, the last one for all later ones.
-            Empty: nothing is stopped.
+        thresholds: The p-th entry is what the best score after (p + 1) / :data:`PARTS` of the
+            budget must reach. Empty: nothing is stopped.
         larger: Whether more of the metric is better.
         metric: Its name in lower case, to read a record by.
-        first: Number of the validation from which on a trial may be stopped.
+        planned: Validations of the trial's whole budget.
     """
 
     thresholds: tuple[float, ...] = ()
     larger: bool = True
     metric: str = "gauc"
-    first: int = 1
+    planned: int = 1
 
     @classmethod
     def of(
-        cls, curves: Iterable[Sequence[float]], larger: bool, metric: str, first: int = 1
+        cls,
+        trials: Iterable[tuple[Sequence[float], int]],
+        larger: bool,
+        metric: str,
+        planned: int = 1,
     ) -> Rule:
         """The rule that complete trials make.
 
         Args:
-            curves: Scores of each, in the order of the validations; one without scores is left out.
+            trials: Scores of each, in the order of the validations, and how many were planned; one
+                without scores is left out.
             larger: Whether more is better.
             metric: Name of the metric.
-            first: See the attribute.
+            planned: Of the trial that the rule is for.
         """
-        whole = [running_best(curve, larger) for curve in curves if len(curve)]
-        if not whole:
-            return cls((), larger, metric, first)
-        length = max(map(len, whole))
-        padded = [np.pad(curve, (0, length - len(curve)), mode="edge") for curve in whole]
+        curves = [by_parts(scores, n, larger) for scores, n in trials if len(scores)]
+        if not curves:
+            return cls((), larger, metric, planned)
         percent = 100 - KEPT if larger else KEPT
-        thresholds = np.percentile(padded, percent, axis=0)
-        return cls(tuple(thresholds.tolist()), larger, metric, first)
+        thresholds = np.percentile(curves, percent, axis=0)
+        return cls(tuple(thresholds.tolist()), larger, metric, planned)
 
     def stop(self, scores: Sequence[float]) -> int | None:
         """Number of the first validation at which a trial with these scores is stopped; or None."""
-        if not self.thresholds:
-            return None
         best = running_best(scores, self.larger)
-        for k in range(self.first - 1, len(best)):
-            threshold = self.thresholds[min(k, len(self.thresholds) - 1)]
-            if best[k] < threshold if self.larger else best[k] > threshold:
-                return k + 1
+        for threshold, k in zip(self.thresholds, checkpoints(self.planned)):
+            if k >= self.planned or k > len(best):
+                return None  # nothing to save at its end
+            if best[k - 1] < threshold if self.larger else best[k - 1] > threshold:
+                return k
         return None
 
 
@@ -101,16 +105,27 @@ class Watch:
         if self.rule.stop(self.scores) is not None:
             k = len(self.scores)
             best = running_best(self.scores, self.rule.larger)[-1]
-            threshold = self.rule.thresholds[min(k, len(self.rule.thresholds)) - 1]
+            threshold = self.rule.thresholds[checkpoints(self.rule.planned).index(k)]
             raise Pruned(
-                f"pruned at validation {k}: {self.rule.metric} {best:.6g} is worse than "
-                f"{threshold:.6g}, the best quarter of earlier trials"
+                f"pruned at validation {k} of {self.rule.planned}: {self.rule.metric} {best:.6g} "
+                f"is worse than {threshold:.6g}, the best third of earlier trials"
             )
 
 
-def first_validation(eval_step: float) -> int:
-    """Number of the first validation after :data:`FIRST_EPOCHS` epochs: 2 for quarters."""
-    return max(1, math.ceil(FIRST_EPOCHS / eval_step - 1e-6))
+def planned_validations(epochs: float, eval_step: float) -> int:
+    """Validations of a whole run: 16 for eight epochs with ``eval_step: 0.5``."""
+    return max(1, int(epochs / eval_step + 1e-6))
+
+
+def checkpoints(planned: int) -> list[int]:
+    """Validations after which each of the :data:`PARTS` of a budget has been trained."""
+    return [max(1, math.ceil(planned * p / PARTS - 1e-6)) for p in range(1, PARTS + 1)]
+
+
+def by_parts(scores: Sequence[float], planned: int, larger: bool) -> np.ndarray:
+    """The best score so far after each part of the budget ``[PARTS]``, carried on to its end."""
+    best = running_best(scores, larger)
+    return np.array([best[min(k, len(best)) - 1] for k in checkpoints(planned)])
 
 
 def running_best(scores: Sequence[float], larger: bool) -> np.ndarray:

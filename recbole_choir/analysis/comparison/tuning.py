@@ -12,19 +12,19 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from recbole_choir.analysis import record as records
 from recbole_choir.analysis.comparison.plan import Cell
 from recbole_choir.analysis.comparison.pruning import (
-    FIRST_EPOCHS,
     KEPT,
+    PARTS,
     WARM_UP,
     Rule,
-    first_validation,
     is_pruned,
+    planned_validations,
     scores_of,
 )
 from recbole_choir.analysis.comparison.spaces import Dimension
@@ -115,7 +115,7 @@ class Tuning:
         asked = [cell.config, cell.first, repr(cell.space), seed, cell.metric]
         zeros = {key: d.zero for key, d in cell.space.items() if d.zero}
         asked += [{"zero": zeros}] if zeros else []  # not in the text, so that older names stay
-        asked += [{"prune": [WARM_UP, KEPT, FIRST_EPOCHS]}] if prune else []
+        asked += [{"prune": [WARM_UP, KEPT, PARTS]}] if prune else []
         digest = records.config_hash({"asked": asked})
         self.name = f"{cell.dataset} | {cell.name} | {digest}"
         self._storage = storage
@@ -192,16 +192,20 @@ class Tuning:
     def rule(self, number: int) -> Rule:
         """When a trial is stopped, from the complete ones that decide about it."""
         judges = self._judges(number)
+        seen = self._study.get_trials(deepcopy=False)
         if judges not in self._rules:
-            seen = self._study.get_trials(deepcopy=False)[:judges]
             curves = [
-                [score for _, score in sorted(trial.intermediate_values.items())]
-                for trial in seen
-                if trial.state.name == "COMPLETE"
+                ([v for _, v in sorted(t.intermediate_values.items())], self._planned(t))
+                for t in seen[:judges]
+                if t.state.name == "COMPLETE"
             ]
-            first = first_validation(self.cell.eval_step)
-            self._rules[judges] = Rule.of(curves, self.cell.larger, self.cell.metric, first)
-        return self._rules[judges]
+            self._rules[judges] = Rule.of(curves, self.cell.larger, self.cell.metric)
+        return replace(self._rules[judges], planned=self._planned(seen[number]))
+
+    def _planned(self, trial: Any) -> int:
+        """Validations of a trial's whole budget."""
+        epochs = self._point(trial.params).get("epochs", self.cell.epochs)
+        return planned_validations(epochs, self.cell.eval_step)
 
     def tell(self, number: int, record: Mapping[str, Any]) -> None:
         """Tell the result of a trial from its record; only its validation is read.

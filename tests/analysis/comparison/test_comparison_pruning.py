@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from recbole_choir.analysis.comparison.command import write_tables
 from recbole_choir.analysis.comparison.pruning import (
     KEPT,
+    PARTS,
     WARM_UP,
     Rule,
     Watch,
-    first_validation,
-    running_best,
+    by_parts,
+    checkpoints,
+    planned_validations,
     scores_of,
 )
 from recbole_choir.analysis.comparison.runner import open_progress, run_missing
@@ -38,63 +40,71 @@ def contents(out: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in sorted(out.glob("*.json"))}
 
 
+def test_parts_of_a_budget_by_hand() -> None:
+    assert planned_validations(8, 0.5) == 16
+    assert planned_validations(1, 0.25) == 4
+    assert planned_validations(2, 3) == 1
+    assert checkpoints(16) == [4, 8, 12, 16]
+    assert checkpoints(2) == [1, 1, 2, 2]
+    assert checkpoints(1) == [1, 1, 1, 1]
+    # best so far, carried on where early stopping ended the run after three of eight validations
+    assert by_parts([0.5, 0.4, 0.6], 8, True).tolist() == [0.5, 0.6, 0.6, 0.6]
+    assert by_parts([0.5, 0.4, 0.6], 8, False).tolist() == [0.4, 0.4, 0.4, 0.4]
+
+
 def test_the_rule_by_hand() -> None:
-    # Running bests, carried on: .5 .6 .6; .4 .7 .7; .6 .6 .6. Upper quartiles .55, .65, .65.
-    rule = Rule.of([[0.5, 0.6, 0.55], [0.4, 0.7], [0.6]], True, "gauc", first=2)
-    assert rule.thresholds == pytest.approx((0.55, 0.65, 0.65))
-    assert rule.stop([0.1]) is None, "the first validation says little"
-    assert rule.stop([0.1, 0.64]) == 2
-    assert rule.stop([0.1, 0.66]) is None
-    assert rule.stop([0.66, 0.1, 0.1, 0.1, 0.1]) is None, "its best counts"
-    assert rule.stop([0.1, 0.66, 0.7, 0.7]) is None
-    less = Rule.of([[0.5, 0.4], [0.3]], False, "logloss")
-    assert less.thresholds == pytest.approx((0.35, 0.325))
+    # Three trials of other budgets, by quarters: .5 .6 .6 .7; .4 .4 .8 .8; .6 .6 .6 .6.
+    trials = [([0.5, 0.6, 0.55, 0.7], 4), ([0.4, 0.8], 2), ([0.6], 9), ([], 4)]
+    rule = Rule.of(trials, True, "gauc", planned=8)
+    third = [np.percentile(v, 200 / 3) for v in ([0.5, 0.4, 0.6], [0.6, 0.4, 0.6], [0.6, 0.8, 0.6])]
+    assert rule.thresholds[:3] == pytest.approx(third)
+    assert rule.thresholds[0] == pytest.approx(0.5 + 0.1 / 3)
+    assert rule.stop([0.1]) is None, "a quarter of its budget is waited for"
+    assert rule.stop([0.1, 0.53]) == 2
+    assert rule.stop([0.1, 0.54]) is None
+    assert rule.stop([0.1, 0.54, 0.1, 0.59]) == 4
+    assert rule.stop([0.1, 0.61, 0.1, 0.1, 0.1, 0.1]) == 6
+    assert rule.stop([0.7, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]) is None, "its best counts"
+    assert Rule.of(trials, True, "gauc", planned=1).stop([0.0]) is None, "nothing to save"
+    less = Rule.of([([0.5, 0.4], 2), ([0.3], 1)], False, "logloss", planned=4)
     assert less.stop([0.9]) == 1
-    assert less.stop([0.35, 0.33]) == 2
-    assert less.stop([0.35, 0.32]) is None
-    assert Rule.of([[], []], True, "gauc").stop([0.0] * 9) is None, "nothing decides"
+    assert less.stop([0.3]) is None
+    assert Rule.of([([], 1)], True, "gauc", 4).stop([0.0] * 3) is None, "nothing decides"
 
 
-CURVES = st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=6), min_size=1, max_size=7)
+CURVES = st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=8), min_size=1, max_size=7)
 
 
-@given(CURVES, st.lists(st.floats(0, 1), min_size=1, max_size=6), st.booleans())
-def test_the_rule_is_optunas_percentile_pruner_on_the_running_best(
+@given(CURVES, st.lists(st.floats(0, 1), min_size=8, max_size=8), st.booleans())
+def test_the_rule_is_optunas_percentile_pruner_on_the_parts(
     curves: list[list[float]], scores: list[float], larger: bool
 ) -> None:
     study = optuna.create_study(direction="maximize" if larger else "minimize")
-    length = max(map(len, [*curves, scores]))
     for one in curves:
-        best = running_best(one, larger)
-        padded = np.pad(best, (0, length - len(best)), mode="edge")
-        values = {k + 1: float(v) for k, v in enumerate(padded)}
-        study.add_trial(optuna.trial.create_trial(value=values[length], intermediate_values=values))
-    # n_warmup_steps counts from 0
-    pruner = optuna.pruners.PercentilePruner(KEPT, n_startup_trials=0, n_warmup_steps=2)
+        values = {p + 1: float(v) for p, v in enumerate(by_parts(one, len(one), larger))}
+        study.add_trial(optuna.trial.create_trial(value=values[PARTS], intermediate_values=values))
+    pruner = optuna.pruners.PercentilePruner(KEPT, n_startup_trials=0, n_warmup_steps=0)
     stop = None
     trial = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, intermediate_values={})
-    for k, score in enumerate(scores, start=1):
-        trial.intermediate_values[k] = score
-        if stop is None and k >= 2 and pruner.prune(study, trial):
-            stop = k
-    assert Rule.of(curves, larger, "gauc", first=2).stop(scores) == stop
-
-
-def test_half_an_epoch_is_waited_for() -> None:
-    assert [first_validation(step) for step in (3, 1, 0.5, 0.25, 0.1)] == [1, 1, 1, 2, 5]
+    for p, best in enumerate(by_parts(scores, 8, larger)[:-1], start=1):
+        trial.intermediate_values[p] = float(best)
+        if stop is None and pruner.prune(study, trial):
+            stop = 2 * p
+    rule = Rule.of([(one, len(one)) for one in curves], larger, "gauc", planned=8)
+    assert rule.stop(scores) == stop
 
 
 def test_the_watch_of_a_run_stops_it_with_one_line() -> None:
-    watch = Watch(Rule((0.5, 0.6), True, "gauc", 2))
-    watch(0, 0.4)
+    watch = Watch(Rule((0.5, 0.6, 0.6, 0.6), True, "gauc", 4))
+    watch(0, 0.5)
     watch(0, 0.7)
     watch(1, 0.2)  # its best is .7
-    other = Watch(Rule((0.5, 0.6), True, "gauc", 2))
-    other(0, 0.4)
+    other = Watch(Rule((0.5, 0.6, 0.6, 0.6), True, "gauc", 4))
+    other(0, 0.5)
     with pytest.raises(Pruned) as stop:
         other(0, 0.59)
     assert str(stop.value) == (
-        "pruned at validation 2: gauc 0.59 is worse than 0.6, the best quarter of earlier trials"
+        "pruned at validation 2 of 4: gauc 0.59 is worse than 0.6, the best third of earlier trials"
     )
 
 
@@ -121,7 +131,7 @@ def test_weak_trials_are_stopped_counted_shown_and_never_chosen(fakes: Any, out:
     left = [json.loads(text) for text in contents(out).values()]
     stopped = [r for r in left if r.get("state") == "pruned"]
     assert len(stopped) == len(pruned)
-    assert {len(r["validations"]) for r in stopped} == {1}
+    assert {len(r["validations"]) for r in stopped} <= {1, 2}, "of four"
     assert compare(fakes, plan, out).runs == [], "not run again"
     state = run_missing(plan, out, 1, fakes.Fake(out), show_progress=False)
     page = write_tables(plan, state, out, "").read_text()
@@ -145,10 +155,10 @@ def test_the_decision_of_a_trial_by_hand(fakes: Any, out: Path) -> None:
     for number, run in enumerate(runs):
         judges = 0 if number < 5 else 5 if number < 10 else number
         curves = [fakes.curve(r) for r, s in zip(runs[:judges], states) if s == "complete"]
-        at = [sorted(max(c[: k + 1]) for c in curves) for k in range(4)] if curves else []
-        quartile = [float(np.percentile(values, 75)) for values in at]
+        at = [sorted(max(c[: k + 1]) for c in curves) for k in range(3)] if curves else []
+        third = [float(np.percentile(values, 200 / 3)) for values in at]
         mine = fakes.curve(run)
-        weak = any(max(mine[: k + 1]) < quartile[k] for k in range(len(quartile)))
+        weak = any(max(mine[: k + 1]) < third[k] for k in range(len(third)))
         states.append("pruned" if weak else "complete")
     found = [t.state for t in open_progress(plan, out)["ml-100k", "Base"].trials()]
     assert found == states
