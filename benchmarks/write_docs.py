@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
 PAGES = tuple(
     ROOT / "docs" / f"{name}.md"
-    for name in ("results", "performance", "semantic-ids", "soft-groups", "profiles")
+    for name in ("results", "core", "performance", "semantic-ids", "soft-groups", "profiles")
 )
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -273,6 +273,108 @@ def comparison_parts(name: str, *titles: str) -> Callable[[], str]:
 COMPARED = ("ml-100k", "complete-journey", "amazon-2014-beauty")
 
 
+#: Slices on which the core was chosen: folder -> name in tables.
+SLICES = {
+    "complete-journey": "Complete Journey",
+    "beauty": "Beauty",
+    "ta-feng": "Ta-Feng",
+}
+
+
+def _cells(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The records of a study's seeds by cell, in the order of the files."""
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*.json")):
+        record = _load(path)
+        if record.get("role") == "seed" and "segments" in record:
+            cells.setdefault(record["cell"], []).append(record)
+    return cells
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{statistics.mean(values):.4f}"
+
+
+def chosen_core(what: str, last: Sequence[str] = ()) -> Callable[[], str]:
+    """Validation and test GAUC of the cells of ``<what>-<slice>``, means over seeds."""
+
+    def table() -> str:
+        rows: dict[str, dict[str, str]] = {}
+        for folder, title in SLICES.items():
+            for cell, records in _cells(ROOT / "docs" / "records" / f"{what}-{folder}").items():
+                row = rows.setdefault(cell, {})
+                row[f"{title}, valid"] = _mean([r["best_valid"]["gauc"] for r in records])
+                row[f"{title}, test"] = _mean([r["segments"]["all"]["gauc"] for r in records])
+                for figure in last:
+                    ends = [r["history"][-1]["diagnostics"].get(figure) for r in records]
+                    short = figure.removeprefix("attention_").removesuffix("_history")
+                    there = [end for end in ends if end is not None]
+                    digits = 4 if "entropy" in figure else 3
+                    row[f"{title}, {short.replace('_', ' ')}"] = (
+                        f"{statistics.mean(there):.{digits}f}" if there else "-"
+                    )
+        parts = []
+        for title in SLICES.values():  # a table a slice: one would not fit a page
+            frame = pd.DataFrame.from_dict(
+                {
+                    cell: {k.removeprefix(f"{title}, "): v for k, v in row.items() if title in k}
+                    for cell, row in rows.items()
+                },
+                orient="index",
+            ).dropna(how="all")
+            if frame.empty:
+                continue
+            best = frame["valid"].astype(float).idxmax()
+            frame.loc[best, "valid"] = f"**{frame.loc[best, 'valid']}**"
+            parts.append(f"{title}:\n\n{to_markdown(frame.fillna('-'), what)}")
+        return "\n\n".join(parts)
+
+    return table
+
+
+def base_search() -> str:
+    """What 24 trials chose for each model on each dataset, and what the defaults had reached."""
+    rows: dict[str, dict[str, str]] = {}
+    for path in sorted((ROOT / "docs" / "records").glob("search-*/summary/chosen.json")):
+        for entry in _load(path):
+            point = ", ".join(f"{k} {v:g}" for k, v in entry["point"].items())
+            rows[f"{entry['dataset']}, {entry['row']}"] = {
+                "trials": f"{entry['trials']} ({entry['pruned']} stopped)",
+                "defaults": f"{entry['defaults']:.4f}" if entry["defaults"] else "-",
+                "valid GAUC": f"{entry['value']:.4f}",
+                "chosen": point,
+            }
+    return to_markdown(pd.DataFrame.from_dict(rows, orient="index"), "dataset, row")
+
+
+def standing() -> str:
+    """What stands on the new core: test GAUC of every row by dataset, all and low activity."""
+    columns: dict[str, dict[str, str]] = {}
+    for folder in sorted((ROOT / "docs" / "records").glob("core-*")):
+        title = folder.name.removeprefix("core-")
+        cells = _cells(folder)
+        reference = cells.get("Base", [])
+        for cell, records in cells.items():
+            row = columns.setdefault(cell, {})
+            for segment in ("all", "low"):
+                values = [r["segments"][segment]["gauc"] for r in records]
+                text = _mean(values)
+                if reference and cell != "Base" and len(records) == len(reference):
+                    base = [r["segments"][segment]["gauc"] for r in reference]
+                    gap = statistics.mean(values) - statistics.mean(base)
+                    text += f" ({gap:+.4f})"
+                row[f"{title}, {segment}"] = text
+    if not columns:
+        return "(no record yet)"
+    frame = pd.DataFrame.from_dict(columns, orient="index").fillna("-")
+    parts = []
+    for title in dict.fromkeys(c.rsplit(", ", 1)[0] for c in frame.columns):
+        part = frame[[f"{title}, all", f"{title}, low"]]
+        part = part.rename(columns=lambda c: c.rsplit(", ", 1)[1])
+        parts.append(f"{title}:\n\n{to_markdown(part[part['all'] != '-'], 'row')}")
+    return "\n\n".join(parts)
+
+
 def overview() -> str:
     """Relative gain in GAUC over Base of every model on every set compared."""
     columns: dict[str, pd.Series] = {}
@@ -353,6 +455,12 @@ def budgets() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "attention": chosen_core(
+        "attention", ("attention_entropy_history", "attention_logit_sd_history")
+    ),
+    "decay": chosen_core("decay"),
+    "base-search": base_search,
+    "core": standing,
     "budgets": budgets,
     "overview": overview,
     **{f"compare-{name}": compared(name) for name in COMPARED},
