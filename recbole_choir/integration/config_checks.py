@@ -130,7 +130,7 @@ KINDS: dict[str, str] = {
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
-    "embedding_decay_form": ("l2", "shrink"),
+    "embedding_decay_form": ("l2", "lazy"),
     "att_type": ("sigmoid", "cosine", "dot", "mlp", "mlp_sum"),
     "lr_schedule": ("constant", "linear", "exponential"),
     "gauc_weighting": ("impressions", "positives", "uniform"),

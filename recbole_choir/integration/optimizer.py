@@ -12,8 +12,8 @@ from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.model.layers.field_embedding import FieldEmbedding
 
 LEARNERS: Final = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
-#: Forms of ``embedding_decay``, see :func:`embedding_parameters` and :class:`Shrinkage`.
-DECAY_FORMS: Final = ("l2", "shrink")
+#: Forms of ``embedding_decay``: the learner's own, or :class:`LazyDecay`.
+DECAY_FORMS: Final = ("l2", "lazy")
 
 
 def embedding_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -84,28 +84,52 @@ def build_optimizer(
     )
 
 
-class Shrinkage:
-    """Linear shrinkage of the rows that a step does not touch.
+class LazyDecay:
+    """L2 of embeddings in closed form: what a row-sparse optimiser can apply when it reads a row.
 
-    ``w <- sign(w) max(|w| - lambda eta, 0)`` at a step of learning rate ``eta``, for the rows of a
-    table without a gradient. Over ``k`` skipped steps it is the same formula with the sum of their
-    rates, so that an optimiser of touched rows can apply it when a row is next read.
+    Adam's own L2 moves every row at every step: ``decay w`` is the whole gradient of a row that the
+    batch skips, so Adam's division by its size turns it into a step of about the learning rate
+    towards zero, whatever the decay. Rare ids are switched off, frequent ones live. Here the two
+    effects are apart:
+
+    * a row that the step touches has ``decay w`` in its gradient, as ever;
+    * a row that it skips shrinks linearly, ``w <- sign(w) max(|w| - eta, 0)`` at a step of learning
+      rate ``eta``. Over ``k`` skipped steps that is the same formula with the sum of their rates,
+      so the counter of the last touch is all that has to be kept.
+
+    A touched row is one whose gradient is not zero throughout.
 
     Args:
         tables: Parameters ``[n, d]``.
-        strength: ``lambda``, in steps of Adam: 1 moves a row by the learning rate a step.
+        decay: Of touched rows; 0 leaves everything as it is.
+
+    References:
+        docs/core.md, "Ids": no difference to Adam's L2 beyond that of seeds.
     """
 
-    def __init__(self, tables: list[nn.Parameter], strength: float) -> None:
-        self.tables = tables
-        self.strength = strength
+    def __init__(self, tables: list[nn.Parameter], decay: float) -> None:
+        self.tables = tables if decay else []
+        self.decay = decay
+        self._skipped: list[tuple[nn.Parameter, torch.Tensor]] = []
 
     @torch.no_grad()
-    def step(self, rate: float) -> None:
-        """Shrink the rows that the gradients at hand do not touch."""
+    def before_step(self) -> None:
+        """Add ``decay w`` to the gradients of touched rows, and note which rows are skipped."""
+        self._skipped = []
         for table in self.tables:
             if table.grad is None:
                 continue
-            skipped = ~(table.grad != 0).any(-1, keepdim=True)
-            by = skipped * (self.strength * rate)
-            table.copy_(table.sign() * (table.abs() - by).clamp_min_(0.0))
+            touched = (table.grad != 0).any(-1, keepdim=True)
+            table.grad.addcmul_(table, touched.to(table.dtype), value=self.decay)
+            self._skipped.append((table, ~touched))
+
+    @torch.no_grad()
+    def after_step(self, rate: float) -> None:
+        """Shrink the rows that the step has skipped by its learning rate."""
+        for table, skipped in self._skipped:
+            table.copy_(shrunk(table, skipped * rate))
+
+
+def shrunk(weight: torch.Tensor, by: torch.Tensor | float) -> torch.Tensor:
+    """``sign(w) max(|w| - by, 0)``: every entry moved towards zero, and not beyond."""
+    return weight.sign() * (weight.abs() - by).clamp_min(0.0)

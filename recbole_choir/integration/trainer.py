@@ -21,7 +21,7 @@ from recbole_choir.integration import distributed
 from recbole_choir.integration.loss_meter import LossMeter, TrainingError
 from recbole_choir.integration.metrics import LabelledEvaluator, data_struct
 from recbole_choir.integration.optimizer import (
-    Shrinkage,
+    LazyDecay,
     build_optimizer,
     embedding_parameters,
     parameter_groups,
@@ -112,7 +112,6 @@ class ChoirTrainer(Resumable, Trainer):
         self.learner = config["learner"]
         self.learning_rate = config["learning_rate"]
         self.weight_decay = config["weight_decay"] or 0.0
-        self.shrinkage: Shrinkage | None = None
         self.epochs = config["epochs"]
         self.eval_step = min(check_eval_step(config["eval_step"]), self.epochs)
         self.stopping_step = config["stopping_step"]
@@ -150,14 +149,14 @@ class ChoirTrainer(Resumable, Trainer):
         """Build the optimiser; embeddings decay by ``embedding_decay`` where it is set."""
         decay = kwargs.get("weight_decay", self.weight_decay)
         own = self.config["embedding_decay"]
-        form = self.config["embedding_decay_form"] or "l2"
+        lazy = self.config["embedding_decay_form"] == "lazy"
+        self.lazy_decay = LazyDecay(
+            embedding_parameters(self.model), own if lazy and own is not None else 0.0
+        )
         params = kwargs.get("params")
         if params is None:
-            params = parameter_groups(self.model, decay, 0.0 if own and form == "shrink" else own)
+            params = parameter_groups(self.model, decay, 0.0 if lazy and own is not None else own)
         accumulator = self.config["adagrad_initial_accumulator"]
-        self.shrinkage = None
-        if own and form == "shrink":
-            self.shrinkage = Shrinkage(embedding_parameters(self.model), own)
         return build_optimizer(
             kwargs.get("learner", self.learner),
             params,
@@ -345,13 +344,14 @@ class ChoirTrainer(Resumable, Trainer):
         parts = losses if isinstance(losses, tuple) else (losses,)
         loss = sum(parts[1:], start=parts[0])
         self.scaler.scale(loss).backward()
-        if self.clip_grad_norm:
+        if self.clip_grad_norm or self.lazy_decay.tables:
             self.scaler.unscale_(self.optimizer)
+        if self.clip_grad_norm:
             clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+        self.lazy_decay.before_step()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.shrinkage is not None:
-            self.shrinkage.step(self.optimizer.param_groups[0]["lr"])
+        self.lazy_decay.after_step(self.optimizer.param_groups[0]["lr"])
         return torch.stack([part.detach().float().sum() for part in parts])
 
     def _set_learning_rate(self, step: int, n_steps: int) -> None:
