@@ -55,6 +55,9 @@ def test_a_record_has_segments_and_diagnostics(tmp_path: Path) -> None:
     assert {"r_user_level_1", "r_item_spearman", "mean_alpha_fusion_level_5"} <= set(figures)
     assert {"norm_cluster_user_head", "norm_individual_item_tail", "loss_ortho"} <= set(figures)
     assert all(math.isfinite(v) for v in figures.values())
+    for view in ("history", "cluster"):  # both views attend on real rows
+        assert figures[f"attention_entropy_{view}"] < 0.98
+        assert figures[f"attention_logit_sd_{view}"] > 0.1
 
 
 @pytest.mark.slow
