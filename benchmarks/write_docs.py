@@ -282,11 +282,11 @@ SLICES = {
 
 
 def _cells(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The records of a study's seeds by cell, in the order of the files."""
+    """The records of a study's seeds and averages by cell, in the order of the files."""
     cells: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("*.json")):
         record = _load(path)
-        if record.get("role") == "seed" and "segments" in record:
+        if record.get("role") in ("seed", "average") and "segments" in record:
             cells.setdefault(record["cell"], []).append(record)
     return cells
 
@@ -348,30 +348,30 @@ def base_search() -> str:
 
 
 def standing() -> str:
-    """What stands on the new core: test GAUC of every row by dataset, all and low activity."""
-    columns: dict[str, dict[str, str]] = {}
-    for folder in sorted((ROOT / "docs" / "records").glob("core-*")):
-        title = folder.name.removeprefix("core-")
-        cells = _cells(folder)
-        reference = cells.get("Base", [])
-        for cell, records in cells.items():
-            row = columns.setdefault(cell, {})
-            for segment in ("all", "low"):
-                values = [r["segments"][segment]["gauc"] for r in records]
-                text = _mean(values)
-                if reference and cell != "Base" and len(records) == len(reference):
-                    base = [r["segments"][segment]["gauc"] for r in reference]
-                    gap = statistics.mean(values) - statistics.mean(base)
-                    text += f" ({gap:+.4f})"
-                row[f"{title}, {segment}"] = text
-    if not columns:
-        return "(no record yet)"
-    frame = pd.DataFrame.from_dict(columns, orient="index").fillna("-")
+    """What stands on the core: test GAUC of every row by dataset, all and low activity."""
     parts = []
-    for title in dict.fromkeys(c.rsplit(", ", 1)[0] for c in frame.columns):
-        part = frame[[f"{title}, all", f"{title}, low"]]
-        part = part.rename(columns=lambda c: c.rsplit(", ", 1)[1])
-        parts.append(f"{title}:\n\n{to_markdown(part[part['all'] != '-'], 'row')}")
+    for folder in sorted((ROOT / "docs" / "records").glob("core-*")):
+        cells = _cells(folder)
+        first = ["Base before", "Base", "two Base seeds averaged", "BaseMM"]
+        names = [*first, *sorted(set(cells) - set(first))]
+        file = folder / "summary" / "differences.json"
+        gaps = {
+            (d["cell"], d["against"], d["segment"]): d for d in (_load(file) if file.exists() else [])
+        }
+        rows: dict[str, dict[str, str]] = {}
+        for cell in (name for name in names if name in cells):
+            records, row = cells[cell], rows.setdefault(cell, {})
+            valid = [r["best_valid"]["gauc"] for r in records if "best_valid" in r]
+            row["valid"] = _mean(valid) if valid else "-"
+            for segment in ("all", "low"):
+                row[segment] = _mean([r["segments"][segment]["gauc"] for r in records])
+                gap = gaps.get((cell, "Base", segment))
+                row[f"{segment}, over Base"] = (
+                    f"{gap['mean']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]" if gap else ""
+                )
+            row["seeds"] = str(len(records))
+        frame = pd.DataFrame.from_dict(rows, orient="index")
+        parts.append(f"{folder.name.removeprefix('core-')}:\n\n{to_markdown(frame, 'row')}")
     return "\n\n".join(parts)
 
 
