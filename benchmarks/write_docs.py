@@ -355,9 +355,8 @@ def standing() -> str:
         first = ["Base before", "Base", "two Base seeds averaged", "BaseMM"]
         names = [*first, *sorted(set(cells) - set(first))]
         file = folder / "summary" / "differences.json"
-        gaps = {
-            (d["cell"], d["against"], d["segment"]): d for d in (_load(file) if file.exists() else [])
-        }
+        found = _load(file) if file.exists() else []
+        gaps = {(d["cell"], d["against"], d["segment"]): d for d in found}
         rows: dict[str, dict[str, str]] = {}
         for cell in (name for name in names if name in cells):
             records, row = cells[cell], rows.setdefault(cell, {})

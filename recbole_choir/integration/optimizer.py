@@ -18,11 +18,10 @@ DECAY_FORMS: Final = ("l2", "lazy")
 
 def embedding_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The tables that ids and attributes are looked up in, of our models and of RecBole's own."""
-    found: dict[int, nn.Parameter] = {}
-    for module in model.modules():
-        if isinstance(module, (FieldEmbedding, nn.Embedding, nn.EmbeddingBag)):
-            found.setdefault(id(module.weight), module.weight)
-    return [weight for weight in found.values() if weight.requires_grad]
+    tables = (FieldEmbedding, nn.Embedding, nn.EmbeddingBag)
+    weights = (module.weight for module in model.modules() if isinstance(module, tables))
+    once = {id(w): w for w in weights if isinstance(w, nn.Parameter)}  # a table may be shared
+    return [weight for weight in once.values() if weight.requires_grad]
 
 
 def parameter_groups(
