@@ -25,7 +25,15 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
 PAGES = tuple(
     ROOT / "docs" / f"{name}.md"
-    for name in ("results", "core", "performance", "semantic-ids", "soft-groups", "profiles")
+    for name in (
+        "results",
+        "core",
+        "performance",
+        "semantic-ids",
+        "soft-groups",
+        "profiles",
+        "paper-gaps",
+    )
 )
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -332,6 +340,25 @@ def chosen_core(what: str, last: Sequence[str] = ()) -> Callable[[], str]:
     return table
 
 
+def distillation() -> str:
+    """Validation and test GAUC of each reading of Eq. 9, and what distillation weighs."""
+    rows: dict[str, dict[str, str]] = {}
+    for cell, records in _cells(ROOT / "docs" / "records" / "distillation").items():
+        row = rows.setdefault(cell, {})
+        row["valid"] = _mean([r["best_valid"]["gauc"] for r in records])
+        row["test"] = _mean([r["segments"]["all"]["gauc"] for r in records])
+        row["test, low"] = _mean([r["segments"]["low"]["gauc"] for r in records])
+        for figure, title in (
+            ("kd_grad_ratio_group", "gradient over BCE's"),
+            ("mean_alpha_distill", "alpha_distill"),
+        ):
+            ends = [r["history"][-1]["diagnostics"].get(figure) for r in records]
+            there = [end for end in ends if end is not None]
+            row[title] = f"{statistics.mean(there):.2g}" if there else "-"
+        row["seeds"] = str(len(records))
+    return to_markdown(pd.DataFrame.from_dict(rows, orient="index"), "row")
+
+
 def base_search() -> str:
     """What 24 trials chose for each model on each dataset, and what the defaults had reached."""
     rows: dict[str, dict[str, str]] = {}
@@ -459,6 +486,7 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "decay": chosen_core("decay"),
     "base-search": base_search,
+    "distillation": distillation,
     "core": standing,
     "budgets": budgets,
     "overview": overview,
