@@ -22,8 +22,10 @@ from recbole.utils import (
 
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.integration.cli import YamlLoader, parse_value
+from recbole_choir.integration.optimizer import DECAY_FORMS, LEARNERS
 from recbole_choir.integration.registry import TREES, known_models
 from recbole_choir.integration.validation_points import check_eval_step
+from recbole_choir.model.layers.target_attention import ATT_TYPES
 from recbole_choir.paths import properties_dir
 
 RECBOLE_PROPERTIES = Path(recbole.__file__).resolve().parent / "properties"
@@ -129,9 +131,9 @@ KINDS: dict[str, str] = {
 }
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
-    "embedding_decay_form": ("l2", "lazy"),
-    "att_type": ("sigmoid", "cosine", "dot", "mlp", "mlp_sum"),
+    "learner": LEARNERS,
+    "embedding_decay_form": DECAY_FORMS,
+    "att_type": ATT_TYPES,
     "lr_schedule": ("constant", "linear", "exponential"),
     "gauc_weighting": ("impressions", "positives", "uniform"),
     "history_scope": ("auto", "all", "train"),

@@ -149,13 +149,11 @@ class ChoirTrainer(Resumable, Trainer):
         """Build the optimiser; embeddings decay by ``embedding_decay`` where it is set."""
         decay = kwargs.get("weight_decay", self.weight_decay)
         own = self.config["embedding_decay"]
-        lazy = self.config["embedding_decay_form"] == "lazy"
-        self.lazy_decay = LazyDecay(
-            embedding_parameters(self.model), own if lazy and own is not None else 0.0
-        )
+        lazy = own is not None and self.config["embedding_decay_form"] == "lazy"
+        self.lazy_decay = LazyDecay(embedding_parameters(self.model), own if lazy else 0.0)
         params = kwargs.get("params")
         if params is None:
-            params = parameter_groups(self.model, decay, 0.0 if lazy and own is not None else own)
+            params = parameter_groups(self.model, decay, 0.0 if lazy else own)
         accumulator = self.config["adagrad_initial_accumulator"]
         return build_optimizer(
             kwargs.get("learner", self.learner),

@@ -181,6 +181,8 @@ class TargetAttention(nn.Module):
                 f"{nearest(att_type, ATT_TYPES)}"
             )
         self.att_type, self.scale = att_type, scale
+        #: How weights come from logits.
+        self.kind = {"sigmoid": "sigmoid", "mlp_sum": "linear"}.get(att_type, "softmax")
         self.fused = True
         if att_type == "dot":
             self.query: nn.Module = DotQuery(width, scale)
@@ -201,7 +203,6 @@ class TargetAttention(nn.Module):
             index: Rows ``[B, L]`` of the table that make up the sequence.
             mask: bool ``[B, L]``, True on valid slots; padding may stand anywhere.
         """
-        kind = {"sigmoid": "sigmoid", "mlp_sum": "linear"}.get(self.att_type, "softmax")
         if self.att_type in ("mlp", "mlp_sum"):
             out = self._by_mlp(query, table, index, mask)
         else:
@@ -209,11 +210,11 @@ class TargetAttention(nn.Module):
             if isinstance(self.query, CosineQuery):
                 bias = self.query.bias()
                 bias = None if bias is None else bias.view(1)
-                scoring = Scoring(kind == "softmax", inverse_length(table), bias)
+                scoring = Scoring(self.kind == "softmax", inverse_length(table), bias)
             q = self.query(query)
             out = Attended(*dot_pooling(q, table, index, mask, scoring, self.fused))
         if self.training:
-            self.meter.add(out.weights, mask, kind)
+            self.meter.add(out.weights, mask, self.kind)
         return out
 
     def _by_mlp(
