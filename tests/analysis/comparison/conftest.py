@@ -13,6 +13,7 @@ import pytest
 
 from recbole_choir.analysis import record as records
 from recbole_choir.analysis.comparison.plan import Plan, make_plan
+from recbole_choir.analysis.comparison.runner import run_missing
 from recbole_choir.analysis.comparison.summary import SEGMENTS
 from recbole_choir.analysis.runs import Run, record_path
 from recbole_choir.evaluator import segment_metrics
@@ -120,6 +121,18 @@ def plan_of(*models: str, **options: Any) -> Plan:
     return make_plan(list(models), ["ml-100k"], seeds, trials, **options)
 
 
+def compare(plan: Plan, out: Path, workers: int = 2, **options: Any) -> Fake:
+    """Run what is missing of a comparison with fake runs."""
+    fake = Fake(out, **options)
+    run_missing(plan, out, workers, fake, show_progress=False)
+    return fake
+
+
+def contents(out: Path) -> dict[str, str]:
+    """The records of a folder, by name."""
+    return {path.name: path.read_text() for path in sorted(out.glob("*.json"))}
+
+
 @pytest.fixture(scope="session")
 def fakes() -> SimpleNamespace:
     """What the tests need of this file."""
@@ -127,6 +140,8 @@ def fakes() -> SimpleNamespace:
         Fake=Fake,
         Killed=Killed,
         plan_of=plan_of,
+        compare=compare,
+        contents=contents,
         validation=validation,
         curve=curve,
         USERS=USERS,

@@ -30,16 +30,6 @@ from recbole_choir.integration.validation_points import Pruned
 optuna = pytest.importorskip("optuna")
 
 
-def compare(fakes: Any, plan: Any, out: Path, workers: int = 2, **options: Any) -> Any:
-    fake = fakes.Fake(out, **options)
-    run_missing(plan, out, workers, fake, show_progress=False)
-    return fake
-
-
-def contents(out: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in sorted(out.glob("*.json"))}
-
-
 def test_parts_of_a_budget_by_hand() -> None:
     assert planned_validations(8, 0.5) == 16
     assert planned_validations(1, 0.25) == 4
@@ -117,7 +107,7 @@ def test_scores_of_older_records_are_those_of_their_epochs() -> None:
 def test_weak_trials_are_stopped_counted_shown_and_never_chosen(fakes: Any, out: Path) -> None:
     plan = fakes.plan_of("Base", trials=20)
     assert plan.prune, "by itself from eight trials on"
-    fake = compare(fakes, plan, out)
+    fake = fakes.compare(plan, out)
     progress = open_progress(plan, out)["ml-100k", "Base"]
     trials = progress.trials()
     assert [t.number for t in trials] == list(range(20))
@@ -128,11 +118,11 @@ def test_weak_trials_are_stopped_counted_shown_and_never_chosen(fakes: Any, out:
     seeds = [run.config for run in fake.runs if run.role == "seed"]
     best = max((run for run in fake.runs if run.role == "tune"), key=fakes.validation)
     assert seeds == [best.config] * 3, "what is stopped here is weak"
-    left = [json.loads(text) for text in contents(out).values()]
+    left = [json.loads(text) for text in fakes.contents(out).values()]
     stopped = [r for r in left if r.get("state") == "pruned"]
     assert len(stopped) == len(pruned)
     assert {len(r["validations"]) for r in stopped} <= {1, 2}, "of four"
-    assert compare(fakes, plan, out).runs == [], "not run again"
+    assert fakes.compare(plan, out).runs == [], "not run again"
     state = run_missing(plan, out, 1, fakes.Fake(out), show_progress=False)
     page = write_tables(plan, state, out, "").read_text()
     search = page.split("### Search")[1].splitlines()[2:]
@@ -148,7 +138,7 @@ def test_weak_trials_are_stopped_counted_shown_and_never_chosen(fakes: Any, out:
 
 def test_the_decision_of_a_trial_by_hand(fakes: Any, out: Path) -> None:
     plan = fakes.plan_of("Base", trials=14)
-    fake = compare(fakes, plan, out, workers=1)
+    fake = fakes.compare(plan, out, workers=1)
     runs = [run for run in fake.runs if run.role == "tune"]
     assert len(runs) == 14
     states: list[str] = []
@@ -173,7 +163,7 @@ def test_with_pruning_neither_workers_nor_kills_change_a_record(
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     for folder in (whole, stopped):
         folder.mkdir()
-    compare(fakes, plan, whole, workers=2)
+    fakes.compare(plan, whole, workers=2)
     for stop_after in (3, 6, 9):
         with pytest.raises(fakes.Killed):
             run_missing(
@@ -183,20 +173,20 @@ def test_with_pruning_neither_workers_nor_kills_change_a_record(
                 fakes.Fake(stopped, stop_after=stop_after),
                 show_progress=False,
             )
-    compare(fakes, plan, stopped, workers)
-    assert contents(stopped) == contents(whole)
-    assert any('"pruned"' in text for text in contents(whole).values())
+    fakes.compare(plan, stopped, workers)
+    assert fakes.contents(stopped) == fakes.contents(whole)
+    assert any('"pruned"' in text for text in fakes.contents(whole).values())
 
 
 def test_without_pruning_what_was_stopped_is_run_whole(fakes: Any, out: Path) -> None:
     few = fakes.plan_of("Base", trials=5)
     assert not few.prune
-    assert len(compare(fakes, few, out).runs) == 5 + 3
+    assert len(fakes.compare(few, out).runs) == 5 + 3
     pruning = fakes.plan_of("Base", trials=12, prune=True)
-    first = [run for run in compare(fakes, pruning, out).runs if run.role == "tune"]
+    first = [run for run in fakes.compare(pruning, out).runs if run.role == "tune"]
     assert len(first) == 7, "the five whole ones are taken as they are"
     states = [t.state for t in open_progress(pruning, out)["ml-100k", "Base"].trials()]
-    again = compare(fakes, fakes.plan_of("Base", trials=12, prune=False), out)
+    again = fakes.compare(fakes.plan_of("Base", trials=12, prune=False), out)
     whole = open_progress(fakes.plan_of("Base", trials=12, prune=False), out)["ml-100k", "Base"]
     assert [t.state for t in whole.trials()] == ["complete"] * 12
     stopped = states[5:10].count("pruned")  # of the points that both searches have
@@ -207,7 +197,7 @@ def test_without_pruning_what_was_stopped_is_run_whole(fakes: Any, out: Path) ->
 
 def test_a_search_alone_runs_no_seed_and_goes_on_to_seeds_later(fakes: Any, out: Path) -> None:
     plan = fakes.plan_of("DeepFM", trials=3, seeds=())
-    fake = compare(fakes, plan, out)
+    fake = fakes.compare(plan, out)
     assert [run.role for run in fake.runs] == ["tune"] * 6
     page = write_tables(plan, open_progress(plan, out), out, "compare --tune-only").read_text()
     assert "No seeds were run." in page
@@ -218,6 +208,6 @@ def test_a_search_alone_runs_no_seed_and_goes_on_to_seeds_later(fakes: Any, out:
     best = {r["row"]: r for r in chosen}["DeepFM"]
     tried = [run for run in fake.runs if run.cell == "DeepFM"]
     assert best["value"] == max(map(fakes.validation, tried))
-    later = compare(fakes, fakes.plan_of("DeepFM", trials=3), out)
+    later = fakes.compare(fakes.plan_of("DeepFM", trials=3), out)
     assert [run.role for run in later.runs] == ["seed"] * 6
     assert later.runs[-1].config == best["point"]

@@ -9,22 +9,11 @@ from typing import Any
 import pytest
 
 from recbole_choir.analysis.comparison.command import write_tables
-from recbole_choir.analysis.comparison.plan import Plan
 from recbole_choir.analysis.comparison.runner import open_progress, run_missing
 from recbole_choir.analysis.comparison.tuning import Tuning, open_storage
 from recbole_choir.analysis.runs import Run
 
 optuna = pytest.importorskip("optuna")
-
-
-def compare(fakes: Any, plan: Plan, out: Path, workers: int = 2, **options: Any) -> Any:
-    fake = fakes.Fake(out, **options)
-    run_missing(plan, out, workers, fake, show_progress=False)
-    return fake
-
-
-def contents(out: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in sorted(out.glob("*.json"))}
 
 
 def seeds_of(fake: Any, cell: str) -> list[dict[str, Any]]:
@@ -35,7 +24,7 @@ def test_equal_trials_then_seeds_at_the_point_with_the_best_validation(
     fakes: Any, out: Path
 ) -> None:
     plan = fakes.plan_of("DeepFM", "ChoirRec", trials=12)
-    fake = compare(fakes, plan, out)
+    fake = fakes.compare(plan, out)
     state = open_progress(plan, out)
     for cell in plan.cells:
         assert [t.number for t in state[cell.id].trials()] == list(range(12))
@@ -48,7 +37,7 @@ def test_equal_trials_then_seeds_at_the_point_with_the_best_validation(
 
 def test_the_first_trial_is_the_defaults_and_later_ones_learn(fakes: Any, out: Path) -> None:
     plan = fakes.plan_of("Base", trials=20)
-    fake = compare(fakes, plan, out)
+    fake = fakes.compare(plan, out)
     rates = [run.config["learning_rate"] for run in fake.runs if run.role == "tune"]
     first = next(run.config for run in fake.runs)
     wanted = {"learning_rate": 0.002, "embedding_size": 16, "dropout_prob": 0.1}
@@ -58,7 +47,7 @@ def test_the_first_trial_is_the_defaults_and_later_ones_learn(fakes: Any, out: P
 
 
 def test_cells_with_one_space_try_the_same_first_points(fakes: Any, out: Path) -> None:
-    fake = compare(fakes, fakes.plan_of("DeepFM", trials=4), out)
+    fake = fakes.compare(fakes.plan_of("DeepFM", trials=4), out)
     rates = {
         cell: [r.config["learning_rate"] for r in fake.runs if (r.cell, r.role) == (cell, "tune")]
         for cell in ("Base", "DeepFM")
@@ -74,18 +63,18 @@ def test_neither_workers_nor_kills_change_a_record(
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     for folder in (whole, stopped):
         folder.mkdir()
-    compare(fakes, plan, whole, workers=2)
+    fakes.compare(plan, whole, workers=2)
     started = 0
     for stop_after in (1, 15):
         fake = fakes.Fake(stopped, stop_after=stop_after)
         with pytest.raises(fakes.Killed):
             run_missing(plan, stopped, workers, fake, show_progress=False)
         started += len(fake.runs)
-    started += len(compare(fakes, plan, stopped, workers).runs)
-    assert contents(stopped) == contents(whole)
+    started += len(fakes.compare(plan, stopped, workers).runs)
+    assert fakes.contents(stopped) == fakes.contents(whole)
     lost = 2 * (workers - 1)  # in flight when killed; here they had ended
-    assert len(contents(whole)) <= started <= len(contents(whole)) + lost
-    assert compare(fakes, plan, stopped).runs == [], "nothing is left to do"
+    assert len(fakes.contents(whole)) <= started <= len(fakes.contents(whole)) + lost
+    assert fakes.compare(plan, stopped).runs == [], "nothing is left to do"
 
 
 def test_a_kill_between_the_values_of_a_trial_leaves_no_crooked_trial(
@@ -97,15 +86,15 @@ def test_a_kill_between_the_values_of_a_trial_leaves_no_crooked_trial(
     tuning = Tuning(cell, 3, 1, storage)
     study = optuna.load_study(study_name=tuning.name, storage=storage)
     study.ask({"learning_rate": tuning._space["learning_rate"]})  # and no other value
-    fake = compare(fakes, plan, out)
+    fake = fakes.compare(plan, out)
     tried = [run.config for run in fake.runs if run.role == "tune"]
     assert len(tried) == 3
     assert all(set(config) == set(cell.space) for config in tried)
 
 
 def test_more_trials_go_on_from_those_that_are_there(fakes: Any, out: Path) -> None:
-    few = compare(fakes, fakes.plan_of("Base", trials=3), out)
-    more = compare(fakes, fakes.plan_of("Base", trials=6), out)
+    few = fakes.compare(fakes.plan_of("Base", trials=3), out)
+    more = fakes.compare(fakes.plan_of("Base", trials=6), out)
     again = [run for run in more.runs if run.role == "tune"]
     assert len([r for r in few.runs if r.role == "tune"]) == len(again) == 3
 
@@ -121,7 +110,7 @@ def test_the_choice_reads_validation_alone(fakes: Any, tmp_path: Path) -> None:
     ):
         folder = tmp_path / name
         folder.mkdir()
-        fake = compare(fakes, plan, folder, test=test)
+        fake = fakes.compare(plan, folder, test=test)
         chosen.append([run.key() for run in fake.runs])
     assert chosen[0] == chosen[1] == chosen[2]
 
@@ -135,10 +124,11 @@ def test_a_failed_trial_counts_and_a_cell_without_one_good_trial_fails(
         high = run.role == "tune" and run.config["learning_rate"] != 0.002
         return run.cell == "DeepFM" or (run.cell == "ChoirRec" and high)
 
-    fake = compare(fakes, plan, out, fails=fails)
+    fake = fakes.compare(plan, out, fails=fails)
     assert seeds_of(fake, "DeepFM") == [], "no point was chosen, so none is run"
     assert [c["learning_rate"] for c in seeds_of(fake, "ChoirRec")] == [0.002] * 3
-    failed = [json.loads(text) for text in contents(out).values() if "error" in json.loads(text)]
+    all_records = map(json.loads, fakes.contents(out).values())
+    failed = [record for record in all_records if "error" in record]
     assert {(r["cell"], r["role"]) for r in failed} == {
         *(("DeepFM", "tune"), ("DeepFM", "seed"), ("ChoirRec", "tune")),
     }
@@ -164,8 +154,8 @@ def test_failed_runs_are_shown_and_run_again(fakes: Any, out: Path) -> None:
 
 def test_failed_trials_are_tried_again_at_the_next_start(fakes: Any, out: Path) -> None:
     plan = fakes.plan_of("Base", trials=3)
-    compare(fakes, plan, out, fails=lambda run: True)
-    fake = compare(fakes, plan, out)
+    fakes.compare(plan, out, fails=lambda run: True)
+    fake = fakes.compare(plan, out)
     assert [run.role for run in fake.runs] == ["tune"] * 3 + ["seed"] * 3
     assert [t.state for t in open_progress(plan, out)["ml-100k", "Base"].trials()] == [
         "complete"
@@ -175,7 +165,7 @@ def test_failed_trials_are_tried_again_at_the_next_start(fakes: Any, out: Path) 
 def test_without_a_search_there_is_no_storage_and_all_have_their_defaults(
     fakes: Any, out: Path
 ) -> None:
-    fake = compare(fakes, fakes.plan_of("DeepFM", trials=0), out)
+    fake = fakes.compare(fakes.plan_of("DeepFM", trials=0), out)
     assert [run.config for run in fake.runs] == [{}] * 6
     assert not (out / "tuning.db").exists()
 
@@ -187,7 +177,7 @@ def test_a_repeated_point_is_one_run_and_counts_as_a_trial(
     search.mkdir()
     (search / "default.yaml").write_text("embedding_size: {choices: [8, 16]}\n")
     plan = fakes.plan_of("Base", trials=6, search=search)
-    fake = compare(fakes, plan, out, workers=4)
+    fake = fakes.compare(plan, out, workers=4)
     assert len([run for run in fake.runs if run.role == "tune"]) == 2
     trials = open_progress(plan, out)["ml-100k", "Base"].trials()
     assert [t.state for t in trials] == ["complete"] * 6
