@@ -21,13 +21,13 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from recbole_choir.analysis.record import versions
-from recbole_choir.data.clusters import Clusters
-from recbole_choir.data.group_tables import GroupTables
-from recbole_choir.data.item_tables import ItemTables
+from recbole_choir.data.clusters.tables import Clusters
 from recbole_choir.data.rows import RowInputs
 from recbole_choir.data.statistics import Events
+from recbole_choir.data.table.group_tables import GroupTables
+from recbole_choir.data.table.item_tables import ItemTables
 from recbole_choir.integration import parse_cli
+from recbole_choir.record import versions
 
 RECORD = Path(__file__).parent / "records" / "clusters.json"
 SNAPSHOTS, LEVELS, BATCH, LENGTH = 4, 3, 8192, 50

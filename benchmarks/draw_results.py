@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from write_docs import COMPARED, ROOT
 
-from recbole_choir.analysis.page.plot import BASE_COLOUR, COLOURS, GREY
+from recbole_choir.report.plot import BASE_COLOUR, COLOURS, GREY
 
 PICTURE = ROOT / "docs" / "pictures" / "gains.png"
 SEGMENTS = {"all": "all rows", "low": "low activity"}

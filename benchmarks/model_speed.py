@@ -27,12 +27,12 @@ from recbole.model.sequential_recommender.din import DIN
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_choir.data.activity import Activity
-from recbole_choir.data.clusters import ClusterBehaviour, Clusters, ClusterSide
+from recbole_choir.data.clusters.tables import ClusterBehaviour, Clusters, ClusterSide
 from recbole_choir.data.cross_statistics import A19_COLUMNS
-from recbole_choir.data.item_tables import ItemTables
 from recbole_choir.data.rows import RowInputs
 from recbole_choir.data.schema import FeatureSchema, Field, ModelInputs
 from recbole_choir.data.statistics import Events
+from recbole_choir.data.table.item_tables import ItemTables
 from recbole_choir.integration.registry import model_class
 
 RECORD = Path(__file__).parent / "records" / "model_speed.json"

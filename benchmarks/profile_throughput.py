@@ -42,9 +42,9 @@ import psutil
 
 from recbole_choir.semantic.profiles.openai_engine import OpenAIGenerator
 from recbole_choir.semantic.profiles.runner import write_profiles
-from recbole_choir.semantic.profiles.settings import ProfileSettings
 from recbole_choir.semantic.profiles.store import ProfileStore
 from recbole_choir.semantic.profiles.types import Failure, Prompt, Reply
+from recbole_choir.settings.profiles import ProfileSettings
 
 SYSTEM = "You describe users of a shop. " * 20
 FACTS = "Bought: crime, war, comedy, drama. Lately: westerns. Searches: film noir. " * 8

@@ -24,16 +24,16 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from recbole_choir.analysis.record import versions
 from recbole_choir.integration import ChoirConfig, create_dataset, parse_cli
+from recbole_choir.record import versions
 from recbole_choir.semantic import RQVAE, Recipe, RQKMeans, load_recipe, prepare_frames
-from recbole_choir.semantic.encode import Encoder
-from recbole_choir.semantic.frames import Frames
+from recbole_choir.semantic.encoders.encoder import Encoder
+from recbole_choir.semantic.frames.frames import Frames
+from recbole_choir.semantic.frames.snapshots import snapshot_times
 from recbole_choir.semantic.inputs import make_input
 from recbole_choir.semantic.items import make_item_input
-from recbole_choir.semantic.points import as_points, distinct_points
-from recbole_choir.semantic.quantizer import Quantizer
-from recbole_choir.semantic.snapshots import snapshot_times
+from recbole_choir.semantic.quantizers.base import Quantizer
+from recbole_choir.semantic.quantizers.points import as_points, distinct_points
 from recbole_choir.sources import ensure_atomic_files
 
 RECORD = Path(__file__).parent / "records" / "quantizers.json"

@@ -22,11 +22,11 @@ from typing import Any, TypeVar
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from recbole_choir.analysis.record import versions
 from recbole_choir.data.lifts import LiftSource, soft_lifts
-from recbole_choir.data.soft_groups import SoftGroups
 from recbole_choir.data.statistics import Events
+from recbole_choir.data.table.soft_groups import SoftGroups
 from recbole_choir.integration import parse_cli
+from recbole_choir.record import versions
 from recbole_choir.semantic.soft.factors import coordinates
 from recbole_choir.semantic.soft.neighbours import nearest_weights
 from recbole_choir.semantic.soft.prototypes import memberships, prototype_vectors

@@ -16,9 +16,9 @@ from typing import Any
 
 import pandas as pd
 
-from recbole_choir.analysis.compare_groups import downstream
-from recbole_choir.analysis.comparison.pages import gains
-from recbole_choir.analysis.tables import SEGMENTS, markdown_tables, to_markdown
+from recbole_choir.experiments.groups_command import downstream
+from recbole_choir.experiments.markdown import gains
+from recbole_choir.experiments.tables import SEGMENTS, markdown_tables, to_markdown
 from recbole_choir.semantic.compare import comparison_table
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from recbole_choir.analysis.study import main as study_main
 from recbole_choir.errors import ChoirError
+from recbole_choir.experiments.study import main as study_main
 from recbole_choir.integration import known_models, parse_cli
 from recbole_choir.quick_start import run
 from recbole_choir.sources import known_datasets
@@ -37,21 +37,21 @@ usage: run_recbole_choir.py --model=MODEL [--dataset=DATASET]
 
 
 def _compare(argv: Sequence[str]) -> int:
-    from recbole_choir.analysis.comparison.command import main as compare_main
+    from recbole_choir.experiments.compare_command import main as compare_main
 
     return compare_main(argv)
 
 
 def _groups(argv: Sequence[str]) -> int:
     # The offline half costs seconds to import (faiss, scikit-learn); a run may need none of it.
-    from recbole_choir.analysis.compare_groups import main as groups_main
+    from recbole_choir.experiments.groups_command import main as groups_main
 
     return groups_main(argv)
 
 
 def _report(argv: Sequence[str]) -> int:
     # Only a report draws (plotly, matplotlib).
-    from recbole_choir.analysis.page.command import main as report_main
+    from recbole_choir.report.command import main as report_main
 
     return report_main(argv)
 

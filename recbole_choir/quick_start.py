@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from recbole_choir.analysis import record as records
-from recbole_choir.analysis.report import console_report
+from recbole_choir import record as records
+from recbole_choir.console import console_report
 from recbole_choir.evaluator import Segments
 from recbole_choir.evaluator.norms import norms_by_activity
 from recbole_choir.integration import (

@@ -15,8 +15,8 @@ from scipy.sparse import csr_matrix
 
 from recbole_choir.data.cross_statistics import CrossStatistics
 from recbole_choir.data.fields import LIFT_MASS
-from recbole_choir.data.soft_groups import SoftGroups, lookup
 from recbole_choir.data.statistics import SECONDS_A_DAY, Events, expand_categories
+from recbole_choir.data.table.soft_groups import SoftGroups, lookup
 from recbole_choir.errors import ConfigError
 
 Floats = NDArray[np.float64]

@@ -23,12 +23,8 @@ from recbole_choir.data.fields import (
     USER_STATS,
 )
 from recbole_choir.data.group_statistics import group_statistics, standardize_groups
-from recbole_choir.data.group_tables import GroupTables
 from recbole_choir.data.history import HistoryPool
-from recbole_choir.data.item_tables import ItemTables
 from recbole_choir.data.lifts import LiftSource, counted_until, neighbourhood_mass, soft_lifts
-from recbole_choir.data.own_scores import OwnVectors, own_scores
-from recbole_choir.data.soft_groups import SoftGroups
 from recbole_choir.data.split import is_time_split, time_order
 from recbole_choir.data.statistics import (
     ITEM_STAT_NAMES,
@@ -40,6 +36,10 @@ from recbole_choir.data.statistics import (
     activity_statistics,
     user_activity,
 )
+from recbole_choir.data.table.group_tables import GroupTables
+from recbole_choir.data.table.item_tables import ItemTables
+from recbole_choir.data.table.own_scores import OwnVectors, own_scores
+from recbole_choir.data.table.soft_groups import SoftGroups
 from recbole_choir.errors import ConfigError, DataError
 
 logger = logging.getLogger("recbole_choir")

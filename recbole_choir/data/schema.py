@@ -9,9 +9,9 @@ import torch
 
 if TYPE_CHECKING:
     from recbole_choir.data.activity import Activity
-    from recbole_choir.data.clusters import Clusters
-    from recbole_choir.data.item_tables import ItemTables
-    from recbole_choir.data.semantic_table import GroupTables
+    from recbole_choir.data.clusters.tables import Clusters
+    from recbole_choir.data.table.item_tables import ItemTables
+    from recbole_choir.data.table.semantic_table import GroupTables
 
 Kind = Literal["token", "token_seq", "float"]
 

@@ -17,16 +17,16 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureType, ModelType
 
 from recbole_choir.data.activity import Activity
-from recbole_choir.data.clusters import Clusters
+from recbole_choir.data.clusters.tables import Clusters
 from recbole_choir.data.fields import N_BUY
-from recbole_choir.data.group_tables import GroupTables, Scale
-from recbole_choir.data.item_tables import ItemTables
 from recbole_choir.data.lifts import LiftSource
 from recbole_choir.data.rows import RowInputs
 from recbole_choir.data.schema import FeatureSchema, Field, ModelInputs
-from recbole_choir.data.semantic_table import SemanticTable
 from recbole_choir.data.split import ratio_split, time_order
 from recbole_choir.data.statistics import ITEM_STAT_NAMES, USER_STAT_NAMES, Events
+from recbole_choir.data.table.group_tables import GroupTables, Scale
+from recbole_choir.data.table.item_tables import ItemTables
+from recbole_choir.data.table.semantic_table import SemanticTable
 from recbole_choir.errors import ConfigError, DataError, TableError, nearest
 from recbole_choir.evaluator import Segments
 from recbole_choir.integration import compat, feature_arrays
@@ -34,7 +34,7 @@ from recbole_choir.integration.injection import Injection
 from recbole_choir.integration.negatives import has_sampled_negatives
 from recbole_choir.integration.roles import Roles, find_roles
 from recbole_choir.integration.user_share import in_share
-from recbole_choir.model.settings import read_bool, read_number, read_size
+from recbole_choir.settings.model import read_bool, read_number, read_size
 
 logger = logging.getLogger("recbole_choir")
 

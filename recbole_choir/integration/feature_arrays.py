@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from recbole_choir.data.group_tables import Scale
+from recbole_choir.data.table.group_tables import Scale
 from recbole_choir.errors import DataError, nearest
 
 

@@ -22,7 +22,7 @@ from recbole_choir.model.layers.field_embedding import (
     ItemTokens,
 )
 from recbole_choir.model.layers.target_attention import ATT_TYPES, Attended, TargetAttention
-from recbole_choir.model.settings import (
+from recbole_choir.settings.model import (
     ConfigLike,
     read_bool,
     read_choice,

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from recbole_choir.semantic.assigner import assign, assign_items
     from recbole_choir.semantic.builder import build, build_prepared, prepared_key, table_key
-    from recbole_choir.semantic.canonical import prepare_frames
-    from recbole_choir.semantic.encode import Encoder
-    from recbole_choir.semantic.quantize import RQKMeans
-    from recbole_choir.semantic.recipe import Recipe, load_recipe
-    from recbole_choir.semantic.rqvae import RQVAE
-    from recbole_choir.semantic.snapshots import snapshot_times
+    from recbole_choir.semantic.encoders.encoder import Encoder
+    from recbole_choir.semantic.frames.canonical import prepare_frames
+    from recbole_choir.semantic.frames.snapshots import snapshot_times
+    from recbole_choir.semantic.quantizers.rqkmeans import RQKMeans
+    from recbole_choir.semantic.quantizers.rqvae import RQVAE
+    from recbole_choir.settings.recipe import Recipe, load_recipe
 
 __all__ = [
     "RQVAE",
@@ -35,19 +35,19 @@ __all__ = [
 ]
 
 _HOME = {
-    "RQVAE": "rqvae",
-    "Encoder": "encode",
-    "RQKMeans": "quantize",
-    "Recipe": "recipe",
-    "assign": "assigner",
-    "assign_items": "assigner",
-    "build": "builder",
-    "build_prepared": "builder",
-    "load_recipe": "recipe",
-    "prepare_frames": "canonical",
-    "prepared_key": "builder",
-    "snapshot_times": "snapshots",
-    "table_key": "builder",
+    "RQVAE": "recbole_choir.semantic.quantizers.rqvae",
+    "Encoder": "recbole_choir.semantic.encoders.encoder",
+    "RQKMeans": "recbole_choir.semantic.quantizers.rqkmeans",
+    "Recipe": "recbole_choir.settings.recipe",
+    "assign": "recbole_choir.semantic.assigner",
+    "assign_items": "recbole_choir.semantic.assigner",
+    "build": "recbole_choir.semantic.builder",
+    "build_prepared": "recbole_choir.semantic.builder",
+    "load_recipe": "recbole_choir.settings.recipe",
+    "prepare_frames": "recbole_choir.semantic.frames.canonical",
+    "prepared_key": "recbole_choir.semantic.builder",
+    "snapshot_times": "recbole_choir.semantic.frames.snapshots",
+    "table_key": "recbole_choir.semantic.builder",
 }
 
 
@@ -55,4 +55,4 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     # No module bears the name of a function: importing it would hide the function.
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(_HOME[name]), name)

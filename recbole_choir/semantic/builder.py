@@ -16,29 +16,24 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recbole_choir.errors import ConfigError
-from recbole_choir.semantic.canonical import PreparedFrames, prepare_frames
-from recbole_choir.semantic.categories import category_pairs
-from recbole_choir.semantic.encode import Encoder
-from recbole_choir.semantic.fingerprint import fingerprint_json
-from recbole_choir.semantic.frames import Frames
-from recbole_choir.semantic.grouping import Grouping, group_users
-from recbole_choir.semantic.item_grouping import ItemGrouping, group_items
-from recbole_choir.semantic.item_source import ItemSource, fingerprint_pictures, item_identity
+from recbole_choir.semantic.encoders.encoder import Encoder
+from recbole_choir.semantic.frames.canonical import PreparedFrames, prepare_frames
+from recbole_choir.semantic.frames.categories import category_pairs
+from recbole_choir.semantic.frames.fingerprint import fingerprint_json
+from recbole_choir.semantic.frames.frames import Frames
+from recbole_choir.semantic.frames.snapshots import snapshot_times
+from recbole_choir.semantic.groups.items import ItemGrouping, group_items
+from recbole_choir.semantic.groups.priors import attribute_kinds
+from recbole_choir.semantic.groups.users import Grouping, group_users
 from recbole_choir.semantic.items import make_item_input
-from recbole_choir.semantic.priors import attribute_kinds
+from recbole_choir.semantic.items.source import ItemSource, fingerprint_pictures, item_identity
 from recbole_choir.semantic.profiles.llm_profiles import profile_writer
-from recbole_choir.semantic.quality import quality_report, quality_table
-from recbole_choir.semantic.quality_codes import codes_report, codes_table
-from recbole_choir.semantic.recipe import (
-    Recipe,
-    items_need_encoder,
-    load_recipe,
-    needs_encoder,
-)
-from recbole_choir.semantic.snapshots import snapshot_times
+from recbole_choir.semantic.quality.codes import codes_report, codes_table
+from recbole_choir.semantic.quality.report import quality_report, quality_table
 from recbole_choir.semantic.soft.groups import SoftContent, soft_groups
-from recbole_choir.semantic.table import ItemContent, TableContent, is_whole, write_table
+from recbole_choir.semantic.table_writer import ItemContent, TableContent, is_whole, write_table
 from recbole_choir.semantic.user_tables import user_tables
+from recbole_choir.settings.recipe import Recipe, items_need_encoder, load_recipe, needs_encoder
 from recbole_choir.table_format import CODEBOOKS, FORMAT_VERSION, ITEM_CODEBOOKS, ITEM_ID
 
 logger = logging.getLogger(__name__)

@@ -19,16 +19,16 @@ from tqdm import tqdm
 from recbole_choir.errors import ChoirError, ConfigError
 from recbole_choir.prefix_groups import memberships
 from recbole_choir.semantic.builder import build_prepared
-from recbole_choir.semantic.canonical import PreparedFrames
-from recbole_choir.semantic.categories import CATEGORY, category_pairs
+from recbole_choir.semantic.frames.canonical import PreparedFrames
+from recbole_choir.semantic.frames.categories import CATEGORY, category_pairs
 from recbole_choir.semantic.group_measures import (
     LOW_ACTIVITY_SHARE,
     agreement,
     concentration,
     stability,
 )
-from recbole_choir.semantic.recipe import Recipe, load_recipe
-from recbole_choir.semantic.table import read_manifest
+from recbole_choir.semantic.table_writer import read_manifest
+from recbole_choir.settings.recipe import Recipe, load_recipe
 from recbole_choir.table_format import CODE_PREFIX, GROUP_ID, ITEM_ID, SNAPSHOT, USER_ID
 
 logger = logging.getLogger(__name__)

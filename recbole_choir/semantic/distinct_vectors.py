@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recbole_choir.semantic.points import as_points, row_digests
+from recbole_choir.semantic.quantizers.points import as_points, row_digests
 
 Float32 = NDArray[np.float32]
 

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from recbole_choir.prefix_groups import prefix_ids
-from recbole_choir.semantic.frames import Frames
-from recbole_choir.semantic.grouping import Grouping
-from recbole_choir.semantic.priors import (
+from recbole_choir.semantic.frames.frames import Frames
+from recbole_choir.semantic.groups.priors import (
     AttributeKind,
     choose_levels,
     group_names,
     group_priors,
 )
-from recbole_choir.semantic.quality import SnapshotGroups
-from recbole_choir.semantic.recipe import Recipe
+from recbole_choir.semantic.groups.users import Grouping
+from recbole_choir.semantic.quality.report import SnapshotGroups
+from recbole_choir.settings.recipe import Recipe
 from recbole_choir.table_format import GROUP_ID, SNAPSHOT, USER_ID, code_column
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from recbole_choir.data.lifts import LiftSource, counted_until, neighbourhood_mass, soft_lifts
-from recbole_choir.data.soft_groups import SoftGroups
 from recbole_choir.data.statistics import Events
+from recbole_choir.data.table.soft_groups import SoftGroups
 
 N_USERS, N_ITEMS = 7, 6
 TIMES = np.array([10.0, 20.0])

@@ -17,17 +17,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_choir.data.cluster_behaviour import ClusterBehaviour
-from recbole_choir.data.cluster_side import ClusterSide
+from recbole_choir.data.clusters.behaviour import ClusterBehaviour
+from recbole_choir.data.clusters.side import ClusterSide
 from recbole_choir.data.counting import Membership
 from recbole_choir.data.cross_statistics import ItemClusters, cross_statistics
 from recbole_choir.data.group_statistics import group_statistics
 from recbole_choir.data.members import belongs_to, prefix_levels
-from recbole_choir.data.semantic_table import GroupTables, SemanticTable
 from recbole_choir.data.statistics import Events
+from recbole_choir.data.table.semantic_table import GroupTables, SemanticTable
 from recbole_choir.prefix_groups import memberships, prefix_ids
-from recbole_choir.semantic.categories import category_pairs
-from recbole_choir.semantic.priors import choose_levels, group_names, group_priors
+from recbole_choir.semantic.frames.categories import category_pairs
+from recbole_choir.semantic.groups.priors import choose_levels, group_names, group_priors
 
 Ints = np.ndarray
 READ = np.array([0, 1, 1, 2, 3])

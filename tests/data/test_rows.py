@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from recbole_choir.data.fields import GROUP_STATS, ITEM_STATS, N_BUY, SNAPSHOT, USER_STATS
-from recbole_choir.data.group_tables import GroupTables
 from recbole_choir.data.rows import HIST_END, HIST_START, RowInputs
-from recbole_choir.data.semantic_table import SemanticTable
 from recbole_choir.data.statistics import Events
+from recbole_choir.data.table.group_tables import GroupTables
+from recbole_choir.data.table.semantic_table import SemanticTable
 from recbole_choir.errors import ConfigError, DataError
 
 CATEGORIES = np.array([[0, 0], [1, 0], [1, 2], [3, 0]])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from recbole_choir.analysis.compare_groups import _beside
 from recbole_choir.cli import main
+from recbole_choir.experiments.groups_command import _beside
 from recbole_choir.semantic import load_recipe
 from recbole_choir.semantic.profiles.llm_profiles import profile_writer
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from recbole_choir.analysis.comparison.runner import Processes
-from recbole_choir.analysis.runs import Run
+from recbole_choir.experiments.runner import Processes
+from recbole_choir.experiments.runs import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = 12  # three cells, two trials and two seeds each

@@ -15,12 +15,12 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_choir.data.activity import Activity
-from recbole_choir.data.clusters import ClusterBehaviour, Clusters, ClusterSide
-from recbole_choir.data.group_tables import GroupTables
-from recbole_choir.data.item_tables import ItemTables
+from recbole_choir.data.clusters.tables import ClusterBehaviour, Clusters, ClusterSide
 from recbole_choir.data.rows import RowInputs
 from recbole_choir.data.schema import FeatureSchema, Field, ModelInputs
 from recbole_choir.data.statistics import Events
+from recbole_choir.data.table.group_tables import GroupTables
+from recbole_choir.data.table.item_tables import ItemTables
 from recbole_choir.model.context_aware_recommender.aktrec import AKTRec
 from recbole_choir.model.context_aware_recommender.base import Base
 from recbole_choir.model.context_aware_recommender.base_mm import BaseMM

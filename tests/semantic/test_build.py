@@ -16,11 +16,11 @@ import pytest
 from recbole_choir.errors import ChoirError, ConfigError, DataError
 from recbole_choir.semantic import RQKMeans, assign, build, load_recipe, table_key
 from recbole_choir.semantic.__main__ import main
-from recbole_choir.semantic.canonical import canonical_frames
-from recbole_choir.semantic.grouping import distinct_rows
-from recbole_choir.semantic.recipe import Recipe
-from recbole_choir.semantic.snapshots import snapshot_times
-from recbole_choir.semantic.table import read_manifest
+from recbole_choir.semantic.frames.canonical import canonical_frames
+from recbole_choir.semantic.frames.snapshots import snapshot_times
+from recbole_choir.semantic.groups.users import distinct_rows
+from recbole_choir.semantic.table_writer import read_manifest
+from recbole_choir.settings.recipe import Recipe
 from recbole_choir.table_format import CODEBOOKS
 
 Frame = pd.DataFrame

@@ -11,8 +11,8 @@ import pytest
 
 from recbole_choir.errors import ConfigError
 from recbole_choir.semantic.__main__ import main
-from recbole_choir.semantic.canonical import PreparedFrames, prepare_frames
 from recbole_choir.semantic.compare import compare, comparison_table, parse_candidates
+from recbole_choir.semantic.frames.canonical import PreparedFrames, prepare_frames
 from recbole_choir.semantic.group_measures import agreement, concentration, stability
 
 

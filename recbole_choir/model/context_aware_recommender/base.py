@@ -9,7 +9,7 @@ import torch
 from recbole_choir.data import fields
 from recbole_choir.model.base_recommender import ChoirRecommender, Features
 from recbole_choir.model.layers.channel import Channel
-from recbole_choir.model.settings import ConfigLike, read_bool
+from recbole_choir.settings.model import ConfigLike, read_bool
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction

@@ -15,7 +15,7 @@ from recbole_choir.model.layers.content import ContentProjection
 from recbole_choir.model.layers.field_embedding import ItemTokens
 from recbole_choir.model.layers.keyed_part import KeyedPart
 from recbole_choir.model.layers.snapshot_tokens import SnapshotItemEncoder, SnapshotTokens
-from recbole_choir.model.settings import ConfigLike, read_bool
+from recbole_choir.settings.model import ConfigLike, read_bool
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction

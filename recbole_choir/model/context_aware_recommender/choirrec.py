@@ -9,16 +9,16 @@ import torch
 from recbole_choir.data import fields
 from recbole_choir.errors import ConfigError
 from recbole_choir.model.base_recommender import ChoirRecommender, Features
-from recbole_choir.model.choirrec_settings import GROUP_TO_INDIVIDUAL, ChoirRecSettings
+from recbole_choir.model.choirrec.distillation import Distilled, GatedDistillation
+from recbole_choir.model.choirrec.group_encoder import GroupLookup, embed_group_attributes
+from recbole_choir.model.choirrec.group_injection import AsymmetricInjection
+from recbole_choir.model.choirrec.prefix_fusion import PrefixFusion
+from recbole_choir.model.choirrec.reliability import Reliability, ReliabilityNetwork
+from recbole_choir.model.choirrec.settings import GROUP_TO_INDIVIDUAL, ChoirRecSettings
 from recbole_choir.model.layers.channel import Channel
-from recbole_choir.model.layers.distillation import Distilled, GatedDistillation
 from recbole_choir.model.layers.epoch_meter import EpochMeter
 from recbole_choir.model.layers.field_embedding import ItemTokens
-from recbole_choir.model.layers.group_encoder import GroupLookup, embed_group_attributes
-from recbole_choir.model.layers.injection import AsymmetricInjection
-from recbole_choir.model.layers.prefix_fusion import PrefixFusion
-from recbole_choir.model.layers.reliability import Reliability, ReliabilityNetwork
-from recbole_choir.model.settings import ConfigLike
+from recbole_choir.settings.model import ConfigLike
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
@@ -59,7 +59,7 @@ class ChoirRec(ChoirRecommender):
 
     Args:
         config: Settings, see ``properties/model/ChoirRec.yaml``; ``variant`` sets those that are
-            null (:class:`recbole_choir.model.choirrec_settings.ChoirRecSettings`).
+            null (:class:`recbole_choir.model.choirrec.settings.ChoirRecSettings`).
         dataset: Has ``model_inputs``, with ``groups`` unless every group input is off.
 
     Raises:

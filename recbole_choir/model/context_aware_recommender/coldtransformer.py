@@ -18,13 +18,7 @@ from recbole_choir.model.layers.lookup import gather_rows
 from recbole_choir.model.layers.mlp import MLP, linear
 from recbole_choir.model.layers.sequence_transformer import SequenceTransformer
 from recbole_choir.model.layers.to_front import to_front
-from recbole_choir.model.settings import (
-    ConfigLike,
-    read_bool,
-    read_choice,
-    read_number,
-    read_size,
-)
+from recbole_choir.settings.model import ConfigLike, read_bool, read_choice, read_number, read_size
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction

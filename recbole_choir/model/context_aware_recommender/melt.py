@@ -22,7 +22,7 @@ from recbole_choir.model.layers.mlp import linear
 from recbole_choir.model.layers.sequence_transformer import SequenceTransformer, recency
 from recbole_choir.model.layers.tail_rows import TailRows
 from recbole_choir.model.layers.to_front import to_front
-from recbole_choir.model.settings import (
+from recbole_choir.settings.model import (
     ConfigLike,
     read,
     read_bool,

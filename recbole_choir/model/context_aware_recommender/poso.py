@@ -10,7 +10,7 @@ from recbole_choir.data import fields
 from recbole_choir.errors import ConfigError
 from recbole_choir.model.context_aware_recommender.base import Base
 from recbole_choir.model.layers.poso import PosoGates, PosoMixture
-from recbole_choir.model.settings import ConfigLike, read_choice, read_number, read_size
+from recbole_choir.settings.model import ConfigLike, read_choice, read_number, read_size
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction

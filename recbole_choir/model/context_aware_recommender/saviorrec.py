@@ -14,7 +14,7 @@ from recbole_choir.model.layers.bidirectional_attention import BidirectionalAtte
 from recbole_choir.model.layers.field_embedding import ItemTokens
 from recbole_choir.model.layers.further_inputs import FurtherInputs
 from recbole_choir.model.layers.modal_embedding import ModalEmbedding
-from recbole_choir.model.settings import ConfigLike, read_bool, read_size
+from recbole_choir.settings.model import ConfigLike, read_bool, read_size
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from recbole_choir.data import fields
-from recbole_choir.data.item_tables import ItemTables
 from recbole_choir.data.rows import HIST_END, HIST_START, RowInputs
+from recbole_choir.data.table.item_tables import ItemTables
 from recbole_choir.errors import ConfigError
 from recbole_choir.model.context_aware_recommender.base_mm import BaseMM
 from recbole_choir.model.layers.further_inputs import FurtherInputs
 from recbole_choir.model.layers.similarity_tiers import SimilarityTiers, uniform_edges
-from recbole_choir.model.settings import ConfigLike, read_bool, read_choice, read_number
+from recbole_choir.settings.model import ConfigLike, read_bool, read_choice, read_number
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction

@@ -13,7 +13,7 @@ from recbole_choir.model.layers.additive_attention import AdditiveAttention
 from recbole_choir.model.layers.field_embedding import ItemTokens
 from recbole_choir.model.layers.mlp import linear
 from recbole_choir.model.layers.to_front import last_valid, to_front
-from recbole_choir.model.settings import ConfigLike, read_bool, read_size
+from recbole_choir.settings.model import ConfigLike, read_bool, read_size
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction

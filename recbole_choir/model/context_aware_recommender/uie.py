@@ -15,7 +15,7 @@ from recbole_choir.model.layers.cross_attention import CrossAttention
 from recbole_choir.model.layers.field_embedding import ItemTokens
 from recbole_choir.model.layers.further_inputs import FurtherInputs
 from recbole_choir.model.layers.mlp import MLP
-from recbole_choir.model.settings import ConfigLike, read_number, read_size, read_sizes
+from recbole_choir.settings.model import ConfigLike, read_number, read_size, read_sizes
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from recbole_choir.data.clusters import ClusterBehaviour
-from recbole_choir.data.item_tables import ItemTables
+from recbole_choir.data.clusters.tables import ClusterBehaviour
+from recbole_choir.data.table.item_tables import ItemTables
 
 
 class ClusterSequence(nn.Module):

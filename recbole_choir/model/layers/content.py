@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from recbole_choir.data.item_tables import ItemTables
+from recbole_choir.data.table.item_tables import ItemTables
 from recbole_choir.model.layers.keyed_part import KeyedPart
 from recbole_choir.model.layers.mlp import linear
 

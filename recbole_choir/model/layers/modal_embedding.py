@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from recbole_choir.data.item_tables import ItemTables
+from recbole_choir.data.table.item_tables import ItemTables
 from recbole_choir.model.layers.code_embedding import CodeEmbedding
 from recbole_choir.model.layers.content import ContentProjection
 

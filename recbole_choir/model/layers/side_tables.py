@@ -7,11 +7,11 @@ from dataclasses import fields
 import torch
 from torch import nn
 
-from recbole_choir.data.clusters import ClusterSide
+from recbole_choir.data.clusters.tables import ClusterSide
 
 
 class SideTables(nn.Module):
-    """The tables of a :class:`recbole_choir.data.clusters.ClusterSide`, on the model's device.
+    """The tables of :class:`~recbole_choir.data.clusters.side.ClusterSide` on the model's device.
 
     They are not saved: they belong to the semantic table and the rows, not to the weights.
 

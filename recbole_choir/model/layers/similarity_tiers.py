@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_choir.data.item_tables import ItemTables
+from recbole_choir.data.table.item_tables import ItemTables
 
 
 def uniform_edges(width: float) -> torch.Tensor:

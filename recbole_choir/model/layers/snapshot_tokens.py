@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from recbole_choir.data.schema import Field
-from recbole_choir.model.layers.adaptive_embedding import AdaptiveEmbedding
+from recbole_choir.model.aktrec.adaptive_embedding import AdaptiveEmbedding
 from recbole_choir.model.layers.field_embedding import ItemEncoder, ItemTokens
 from recbole_choir.model.layers.keyed_part import TokenPart
 from recbole_choir.model.layers.lookup import distinct_keys, gather_rows

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_choir.data.clusters import ClusterSide
+from recbole_choir.data.clusters.tables import ClusterSide
 
 
 class StandIn(nn.Module):

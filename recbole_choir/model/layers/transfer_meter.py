@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from recbole_choir.model.layers.transfer import Transfer
+from recbole_choir.model.aktrec.transfer import Transfer
 
 
 class TransferMeter(nn.Module):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from recbole_choir.errors import ConfigError, nearest
-from recbole_choir.semantic.encode import Encoder
-from recbole_choir.semantic.frames import USER_ID, Frames
+from recbole_choir.semantic.encoders.encoder import Encoder
+from recbole_choir.semantic.frames.frames import USER_ID, Frames
 from recbole_choir.semantic.inputs.aligned import AlignedInput
 from recbole_choir.semantic.inputs.base import GroupingInput, Vectors
 from recbole_choir.semantic.inputs.behaviour import BehaviourInput
@@ -19,10 +19,10 @@ from recbole_choir.semantic.inputs.random import RandomInput
 from recbole_choir.semantic.inputs.text import TextInput
 from recbole_choir.semantic.inputs.text_parts import TextPartsInput
 from recbole_choir.semantic.items.base import ItemVectors
-from recbole_choir.semantic.profile import make_engine
 from recbole_choir.semantic.profiles.engines import TEMPLATE
-from recbole_choir.semantic.recipe import TEXT_INPUTS, Recipe
-from recbole_choir.semantic.verbalize import verbalize
+from recbole_choir.semantic.profiles.template_engine import make_engine
+from recbole_choir.semantic.profiles.verbalize import verbalize
+from recbole_choir.settings.recipe import TEXT_INPUTS, Recipe
 
 __all__ = [
     "AlignedInput",

@@ -12,15 +12,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recbole_choir.errors import ConfigError, DataError
-from recbole_choir.semantic.encode import Encoder
-from recbole_choir.semantic.frames import ITEM_ID, USER_ID, Frames
+from recbole_choir.semantic.encoders.encoder import Encoder
+from recbole_choir.semantic.frames.frames import ITEM_ID, USER_ID, Frames
 from recbole_choir.semantic.inputs.base import GroupingInput, Vectors, user_ids_of
 from recbole_choir.semantic.inputs.text import TextInput
 from recbole_choir.semantic.inputs.user_pairs import user_pairs
 from recbole_choir.semantic.items.alignment import AlignedHead
 from recbole_choir.semantic.items.cooccurrence import Pairs, frequent
 from recbole_choir.semantic.items.tuning import AlignedEncoder
-from recbole_choir.semantic.recipe import AlignmentRecipe
+from recbole_choir.settings.recipe import AlignmentRecipe
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from recbole_choir.semantic.frames import USER_ID, Frames
+from recbole_choir.semantic.frames.frames import USER_ID, Frames
 
 
 class Vectors(NamedTuple):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from recbole_choir.errors import ConfigError, DataError
-from recbole_choir.semantic.frames import ITEM_ID, USER_ID, Frames
+from recbole_choir.semantic.frames.frames import ITEM_ID, USER_ID, Frames
 from recbole_choir.semantic.inputs.base import (
     Vectors,
     count_pairs,
@@ -20,7 +20,7 @@ from recbole_choir.semantic.inputs.base import (
     unit_rows,
     user_ids_of,
 )
-from recbole_choir.semantic.svd import centred_svd
+from recbole_choir.semantic.matrices import centred_svd
 
 logger = logging.getLogger(__name__)
 

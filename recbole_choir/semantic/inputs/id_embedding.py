@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recbole_choir.errors import DataError
-from recbole_choir.semantic.frames import USER_ID, Frames
+from recbole_choir.semantic.frames.frames import USER_ID, Frames
 from recbole_choir.semantic.inputs.base import Vectors, user_ids_of
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from recbole_choir.errors import DataError
-from recbole_choir.semantic.frames import Frames
+from recbole_choir.semantic.frames.frames import Frames
 from recbole_choir.semantic.inputs.base import Vectors, user_ids_of
 from recbole_choir.semantic.interest.data import (
     InterestData,
@@ -18,7 +18,7 @@ from recbole_choir.semantic.interest.history import row_of
 from recbole_choir.semantic.interest.llm import LLMEngine
 from recbole_choir.semantic.interest.transformer import TransformerEngine
 from recbole_choir.semantic.items.base import ItemVectors
-from recbole_choir.semantic.recipe import InterestRecipe
+from recbole_choir.settings.recipe import InterestRecipe
 
 
 class InterestInput:

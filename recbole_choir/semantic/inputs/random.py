@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from recbole_choir.errors import ConfigError
-from recbole_choir.semantic.frames import Frames
-from recbole_choir.semantic.hashing import normal_of
+from recbole_choir.semantic.frames.frames import Frames
+from recbole_choir.semantic.frames.hashing import normal_of
 from recbole_choir.semantic.inputs.base import Vectors, user_ids_of
 
 

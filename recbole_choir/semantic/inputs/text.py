@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from recbole_choir.errors import DataError
-from recbole_choir.semantic.encode import Encoder
-from recbole_choir.semantic.frames import Frames
+from recbole_choir.semantic.encoders.encoder import Encoder
+from recbole_choir.semantic.frames.frames import Frames
 from recbole_choir.semantic.inputs.base import Vectors, user_ids_of
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from recbole_choir.errors import DataError, nearest
-from recbole_choir.semantic.encode import Encoder
-from recbole_choir.semantic.frames import ITEM_ID, USER_ID, Frames
+from recbole_choir.semantic.encoders.encoder import Encoder
+from recbole_choir.semantic.frames.frames import ITEM_ID, USER_ID, Frames
 from recbole_choir.semantic.inputs.base import (
     Vectors,
     count_pairs,

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recbole_choir.semantic.frames import USER_ID
-from recbole_choir.semantic.verbalize import MAX_ATTRIBUTES, is_descriptive, value_text
+from recbole_choir.semantic.frames.frames import USER_ID
+from recbole_choir.semantic.profiles.verbalize import MAX_ATTRIBUTES, is_descriptive, value_text
 
 
 class AttributeCodes(NamedTuple):

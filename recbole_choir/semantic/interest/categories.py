@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recbole_choir.semantic.categories import CATEGORY, category_pairs, has_categories
+from recbole_choir.semantic.frames.categories import CATEGORY, category_pairs, has_categories
 from recbole_choir.table_format import ITEM_ID
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recbole_choir.semantic.fingerprint import fingerprint_json
-from recbole_choir.semantic.frames import ITEM_ID, USER_ID, Frames
+from recbole_choir.semantic.frames.fingerprint import fingerprint_json
+from recbole_choir.semantic.frames.frames import ITEM_ID, USER_ID, Frames
 from recbole_choir.semantic.interest.diagnostics import Diagnostics
 from recbole_choir.semantic.interest.history import Histories, read_histories, row_of
 from recbole_choir.semantic.items.base import ItemVectors

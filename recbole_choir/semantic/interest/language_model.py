@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from recbole_choir.errors import ConfigError
+from recbole_choir.semantic.encoders.text_model import folder_identity
 from recbole_choir.semantic.interest.prompts import INTEREST
 from recbole_choir.semantic.profiles.llama_cpp_engine import file_sha256, model_file
-from recbole_choir.semantic.profiles.settings import EMBEDDED_MODEL
-from recbole_choir.semantic.text_model import folder_identity
+from recbole_choir.settings.profiles import EMBEDDED_MODEL
 
 logger = logging.getLogger(__name__)
 

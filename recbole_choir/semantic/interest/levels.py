@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recbole_choir.data.asof import asof_sum
-from recbole_choir.semantic.frames import ITEM_ID, LABEL, TIMESTAMP, Frames
+from recbole_choir.semantic.frames.frames import ITEM_ID, LABEL, TIMESTAMP, Frames
 from recbole_choir.semantic.interest.history import Histories, row_of
 
 #: Exposures before the event at which the next word begins. They do not depend on the data, so an

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recbole_choir.errors import DataError
-from recbole_choir.semantic.fingerprint import fingerprint_columns
+from recbole_choir.semantic.frames.fingerprint import fingerprint_columns
 from recbole_choir.semantic.interest.categories import category_targets
 from recbole_choir.semantic.interest.data import (
     InterestData,
@@ -41,8 +41,8 @@ from recbole_choir.semantic.interest.language_model import (
 )
 from recbole_choir.semantic.interest.prompts import Prompts, make_prompts
 from recbole_choir.semantic.interest.training import Schedule, fit, own_random_state
-from recbole_choir.semantic.recipe import InterestRecipe
-from recbole_choir.semantic.vector_cache import VectorCache
+from recbole_choir.semantic.storage.vector_cache import VectorCache
+from recbole_choir.settings.recipe import InterestRecipe
 
 logger = logging.getLogger(__name__)
 

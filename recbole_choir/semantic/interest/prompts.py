@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recbole_choir.semantic.categories import CATEGORY, category_pairs, has_categories
-from recbole_choir.semantic.frames import TITLE
+from recbole_choir.semantic.frames.categories import CATEGORY, category_pairs, has_categories
+from recbole_choir.semantic.frames.frames import TITLE
 from recbole_choir.semantic.interest.data import InterestData, items_frame
 from recbole_choir.semantic.interest.history import Ints, ranges, row_of
 from recbole_choir.semantic.interest.levels import RATE_WORDS, SHOWN_WORDS, event_levels
 from recbole_choir.semantic.profiles.fence import clean
-from recbole_choir.semantic.verbalize import attribute_phrases
+from recbole_choir.semantic.profiles.verbalize import attribute_phrases
 from recbole_choir.table_format import ITEM_ID
 
 #: The token whose last hidden state becomes the user's vector.

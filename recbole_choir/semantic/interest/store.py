@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recbole_choir.errors import DataError, TableError
-from recbole_choir.semantic.tensor_file import read_tensors, write_tensors
+from recbole_choir.semantic.storage.tensor_file import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recbole_choir.errors import DataError
-from recbole_choir.semantic.fingerprint import fingerprint_columns
+from recbole_choir.semantic.frames.fingerprint import fingerprint_columns
 from recbole_choir.semantic.interest.attributes import AttributeCoder, AttributeCodes
 from recbole_choir.semantic.interest.categories import category_targets
 from recbole_choir.semantic.interest.data import (
@@ -37,7 +37,7 @@ from recbole_choir.semantic.interest.history import (
 )
 from recbole_choir.semantic.interest.network import InterestNetwork
 from recbole_choir.semantic.interest.training import Schedule, fit, own_random_state
-from recbole_choir.semantic.recipe import InterestRecipe
+from recbole_choir.settings.recipe import InterestRecipe
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from recbole_choir.errors import ConfigError, nearest
-from recbole_choir.semantic.encode import Encoder
+from recbole_choir.semantic.encoders.encoder import Encoder
 from recbole_choir.semantic.items.aligned import AlignedItems
 from recbole_choir.semantic.items.base import ItemInput, ItemVectors, item_ids_of
 from recbole_choir.semantic.items.behaviour import BehaviourItems
@@ -11,7 +11,7 @@ from recbole_choir.semantic.items.blend import BlendedItems
 from recbole_choir.semantic.items.content import ContentItems
 from recbole_choir.semantic.items.prompts import ItemPrompts
 from recbole_choir.semantic.items.random import RandomItems
-from recbole_choir.semantic.recipe import ItemRecipe, Recipe
+from recbole_choir.settings.recipe import ItemRecipe, Recipe
 
 __all__ = [
     "AlignedItems",

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from recbole_choir.errors import DataError
-from recbole_choir.semantic.frames import Frames
+from recbole_choir.semantic.frames.frames import Frames
 from recbole_choir.semantic.items.alignment import AlignedHead
 from recbole_choir.semantic.items.base import ItemVectors, item_ids_of
 from recbole_choir.semantic.items.content import ContentItems
 from recbole_choir.semantic.items.cooccurrence import cooccurring, frequent
 from recbole_choir.semantic.items.tuning import AlignedEncoder
-from recbole_choir.semantic.recipe import AlignmentRecipe
+from recbole_choir.settings.recipe import AlignmentRecipe
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class AlignedItems:
 
     Args:
         content: Prompts and encoder.
-        recipe: How to align, see :class:`~recbole_choir.semantic.recipe.AlignmentRecipe`.
+        recipe: How to align, see :class:`~recbole_choir.settings.recipe.AlignmentRecipe`.
         seed: Of everything random.
         show_progress: Show progress bars.
 

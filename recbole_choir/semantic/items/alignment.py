@@ -27,8 +27,8 @@ from recbole_choir.semantic.items.hit_rate import (
     with_popularity,
 )
 from recbole_choir.semantic.items.weights import WeightsFile, content_key
-from recbole_choir.semantic.recipe import AlignmentRecipe
-from recbole_choir.semantic.tensor_file import Arrays
+from recbole_choir.semantic.storage.tensor_file import Arrays
+from recbole_choir.settings.recipe import AlignmentRecipe
 
 if TYPE_CHECKING:
     from recbole_choir.semantic.items.contrastive import ProjectionHead

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from recbole_choir.semantic.frames import ITEM_ID, Frames
+from recbole_choir.semantic.frames.frames import ITEM_ID, Frames
 
 
 class ItemVectors(NamedTuple):

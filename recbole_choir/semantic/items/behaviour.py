@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, diags
 
 from recbole_choir.errors import ConfigError, DataError
-from recbole_choir.semantic.frames import ITEM_ID, USER_ID, Frames
+from recbole_choir.semantic.frames.frames import ITEM_ID, USER_ID, Frames
 from recbole_choir.semantic.inputs.base import count_pairs, positions, unit_rows
 from recbole_choir.semantic.items.base import ItemVectors, item_ids_of
-from recbole_choir.semantic.svd import centred_svd
+from recbole_choir.semantic.matrices import centred_svd
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from recbole_choir.semantic.encode import Encoder
-from recbole_choir.semantic.frames import Frames
+from recbole_choir.semantic.encoders.encoder import Encoder
+from recbole_choir.semantic.frames.frames import Frames
 from recbole_choir.semantic.items.base import ItemVectors, item_ids_of
 from recbole_choir.semantic.items.prompts import ItemPrompts, Prompts
 

@@ -28,7 +28,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from recbole_choir.errors import ConfigError
 from recbole_choir.semantic.items.cooccurrence import Pairs
-from recbole_choir.semantic.recipe import AlignmentRecipe
+from recbole_choir.settings.recipe import AlignmentRecipe
 
 try:
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss

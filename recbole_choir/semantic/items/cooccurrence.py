@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recbole_choir.errors import ConfigError
-from recbole_choir.semantic.frames import ITEM_ID, TIMESTAMP, USER_ID, Frames
-from recbole_choir.semantic.hashing import hash_of, mixed
+from recbole_choir.semantic.frames.frames import ITEM_ID, TIMESTAMP, USER_ID, Frames
+from recbole_choir.semantic.frames.hashing import hash_of, mixed
 
 logger = logging.getLogger(__name__)
 

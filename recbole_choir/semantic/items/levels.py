@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recbole_choir.errors import DataError
-from recbole_choir.semantic.frames import ITEM_ID, LABEL, Frames, outcome_columns
+from recbole_choir.semantic.frames.frames import ITEM_ID, LABEL, Frames, outcome_columns
 from recbole_choir.semantic.items.base import item_ids_of
 
 Floats = NDArray[np.float64]

@@ -11,9 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recbole_choir.errors import DataError, nearest
-from recbole_choir.semantic.frames import CATEGORY, ITEM_ID, TITLE, Frames
+from recbole_choir.semantic.frames.frames import CATEGORY, ITEM_ID, TITLE, Frames
 from recbole_choir.semantic.items.levels import StatisticLevels
-from recbole_choir.semantic.verbalize import EMPTY_VALUES
+from recbole_choir.semantic.profiles.verbalize import EMPTY_VALUES
 
 logger = logging.getLogger(__name__)
 

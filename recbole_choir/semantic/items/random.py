@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 
 from recbole_choir.errors import ConfigError
-from recbole_choir.semantic.frames import Frames
-from recbole_choir.semantic.hashing import normal_of
+from recbole_choir.semantic.frames.frames import Frames
+from recbole_choir.semantic.frames.hashing import normal_of
 from recbole_choir.semantic.items.base import ItemVectors, item_ids_of
 
 # A user and an item with the same raw id are not to have the same vector.

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recbole_choir.errors import ConfigError, DataError
-from recbole_choir.semantic.encode import Encoder
+from recbole_choir.semantic.encoders.encoder import Encoder
+from recbole_choir.semantic.encoders.text_model import load_model
 from recbole_choir.semantic.items.cooccurrence import Pairs, hold_out
 from recbole_choir.semantic.items.hit_rate import (
     before_and_after,
@@ -20,9 +21,8 @@ from recbole_choir.semantic.items.hit_rate import (
     with_popularity,
 )
 from recbole_choir.semantic.items.weights import WeightsFile, content_key
-from recbole_choir.semantic.recipe import AlignmentRecipe
-from recbole_choir.semantic.tensor_file import Arrays
-from recbole_choir.semantic.text_model import load_model
+from recbole_choir.semantic.storage.tensor_file import Arrays
+from recbole_choir.settings.recipe import AlignmentRecipe
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recbole_choir.errors import DataError, TableError
-from recbole_choir.semantic.tensor_file import Arrays, read_tensors, write_tensors
+from recbole_choir.semantic.storage.tensor_file import Arrays, read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 

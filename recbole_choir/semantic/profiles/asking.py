@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from recbole_choir.errors import ProfileError
 from recbole_choir.semantic.profiles.limits import Budget, PerMinute
-from recbole_choir.semantic.profiles.settings import ProfileSettings
 from recbole_choir.semantic.profiles.store import Finished
 from recbole_choir.semantic.profiles.types import (
     AskAgain,
@@ -23,6 +22,7 @@ from recbole_choir.semantic.profiles.types import (
     Reply,
     Transient,
 )
+from recbole_choir.settings.profiles import ProfileSettings
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from recbole_choir.errors import ConfigError, nearest
-from recbole_choir.semantic.profiles.settings import ProfileSettings
 from recbole_choir.semantic.profiles.types import BatchGenerator, Generator
+from recbole_choir.settings.profiles import ProfileSettings
 
 TEMPLATE: Final = "template"
 

@@ -7,9 +7,9 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from recbole_choir.semantic.profiles.settings import ProfileSettings
 from recbole_choir.semantic.profiles.store import ProfileStore
 from recbole_choir.semantic.profiles.types import KeyMaker, Prompt
+from recbole_choir.settings.profiles import ProfileSettings
 
 _CHUNK = 500
 

@@ -9,9 +9,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recbole_choir.semantic import verbalize as v
-from recbole_choir.semantic.categories import CATEGORY, category_pairs, has_categories
-from recbole_choir.semantic.frames import ITEM_ID, LABEL, QUERY, TIMESTAMP, USER_ID, Frames
+from recbole_choir.semantic.frames.categories import CATEGORY, category_pairs, has_categories
+from recbole_choir.semantic.frames.frames import (
+    ITEM_ID,
+    LABEL,
+    QUERY,
+    TIMESTAMP,
+    USER_ID,
+    Frames,
+)
+from recbole_choir.semantic.profiles import verbalize as v
 
 #: How often, by the power of two: 1, 2-3, 4-7, 8-15, 16 and more. A prompt that gave counts would
 #: change, and cost, with every purchase.
@@ -44,8 +51,8 @@ class FactTable:
 
     Args:
         frames: Interactions strictly before ``frames.time``, users and items.
-        described: The facts of :func:`~recbole_choir.semantic.verbalize.verbalize` about the same
-            frames: habits and titles are taken from it.
+        described: The facts of :func:`~recbole_choir.semantic.profiles.verbalize.verbalize` about
+            the same frames: habits and titles are taken from it.
         windows_days: Recent and medium window, in days.
         windows_end: ``last_event``: windows end at each user's newest purchase or query, so that
             time alone changes no prompt, and a user who does nothing is not asked about again.

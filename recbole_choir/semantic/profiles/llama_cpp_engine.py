@@ -16,8 +16,8 @@ import numpy as np
 
 from recbole_choir.errors import ConfigError
 from recbole_choir.semantic.profiles.llama_cpp_sampler import GrammarSampler
-from recbole_choir.semantic.profiles.settings import EMBEDDED_MODEL, ProfileSettings
 from recbole_choir.semantic.profiles.types import WHOLE, Failure, Prompt, Reply
+from recbole_choir.settings.profiles import EMBEDDED_MODEL, ProfileSettings
 
 logger = logging.getLogger(__name__)
 

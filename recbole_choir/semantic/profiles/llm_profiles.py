@@ -15,8 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recbole_choir.errors import ProfileError
-from recbole_choir.semantic.frames import USER_ID, Frames
-from recbole_choir.semantic.profile import TemplateEngine
+from recbole_choir.semantic.frames.frames import USER_ID, Frames
 from recbole_choir.semantic.profiles.engines import TEMPLATE, make_generator
 from recbole_choir.semantic.profiles.estimate import Estimate, estimate
 from recbole_choir.semantic.profiles.facts import FactTable
@@ -24,8 +23,8 @@ from recbole_choir.semantic.profiles.prompt import PromptWriter
 from recbole_choir.semantic.profiles.redact import fields_to_leave_out, load_redactor
 from recbole_choir.semantic.profiles.runner import write_profiles
 from recbole_choir.semantic.profiles.schema import ProfileChecker
-from recbole_choir.semantic.profiles.settings import ProfileSettings
 from recbole_choir.semantic.profiles.store import FILE_NAME, ProfileStore
+from recbole_choir.semantic.profiles.template_engine import TemplateEngine
 from recbole_choir.semantic.profiles.types import (
     BatchGenerator,
     Failure,
@@ -35,8 +34,9 @@ from recbole_choir.semantic.profiles.types import (
     Prompt,
     Reply,
 )
-from recbole_choir.semantic.recipe import Recipe
-from recbole_choir.semantic.verbalize import verbalize
+from recbole_choir.semantic.profiles.verbalize import verbalize
+from recbole_choir.settings.profiles import ProfileSettings
+from recbole_choir.settings.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 import anyio
 
 from recbole_choir.errors import ConfigError, ProfileError
-from recbole_choir.semantic.profiles.settings import ProfileSettings
 from recbole_choir.semantic.profiles.types import (
     AskAgain,
     Prompt,
@@ -22,6 +21,7 @@ from recbole_choir.semantic.profiles.types import (
     Reply,
     Transient,
 )
+from recbole_choir.settings.profiles import ProfileSettings
 
 if TYPE_CHECKING:
     import openai

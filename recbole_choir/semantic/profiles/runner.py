@@ -18,7 +18,6 @@ from recbole_choir.semantic.profiles.asking import Asker, Item
 from recbole_choir.semantic.profiles.interrupts import run_gently
 from recbole_choir.semantic.profiles.ledger import Ledger
 from recbole_choir.semantic.profiles.limits import Budget, BudgetSpent
-from recbole_choir.semantic.profiles.settings import ProfileSettings
 from recbole_choir.semantic.profiles.store import Finished, ProfileStore
 from recbole_choir.semantic.profiles.types import (
     BatchGenerator,
@@ -28,6 +27,7 @@ from recbole_choir.semantic.profiles.types import (
     Outcome,
     Prompt,
 )
+from recbole_choir.settings.profiles import ProfileSettings
 
 logger = logging.getLogger(__name__)
 

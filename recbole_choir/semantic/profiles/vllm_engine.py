@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from recbole_choir.errors import ConfigError
-from recbole_choir.semantic.profiles.settings import EMBEDDED_MODEL, ProfileSettings
 from recbole_choir.semantic.profiles.types import WHOLE, Failure, Prompt, Reply
+from recbole_choir.settings.profiles import EMBEDDED_MODEL, ProfileSettings
 
 logger = logging.getLogger(__name__)
 

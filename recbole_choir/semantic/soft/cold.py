@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recbole_choir.semantic.frames import USER_ID, Frames
-from recbole_choir.semantic.grouping import aligned_vectors
+from recbole_choir.semantic.frames.frames import USER_ID, Frames
+from recbole_choir.semantic.groups.users import aligned_vectors
 from recbole_choir.semantic.inputs import GroupingInput
 from recbole_choir.semantic.inputs.base import idf, unit_rows
 

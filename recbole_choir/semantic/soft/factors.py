@@ -11,7 +11,7 @@ def coordinates(x: NDArray[np.float32], asking: NDArray[np.int64]) -> csr_matrix
     """Rows of ``x`` as memberships: ``W = X X^T`` is the cosine of any two users.
 
     Nothing is searched and nothing clustered, so a snapshot costs no more than its space, and sums
-    over all users one product with ``X^T`` (:mod:`recbole_choir.data.soft_groups`).
+    over all users one product with ``X^T`` (:mod:`recbole_choir.data.table.soft_groups`).
 
     Args:
         x: [n, d] unit rows.

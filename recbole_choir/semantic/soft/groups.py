@@ -16,11 +16,10 @@ from scipy.sparse import csr_matrix, diags
 from tqdm import tqdm
 
 from recbole_choir.errors import ConfigError
-from recbole_choir.semantic.encode import Encoder
-from recbole_choir.semantic.frames import ITEM_ID, USER_ID, Frames
-from recbole_choir.semantic.hashing import normal_of
+from recbole_choir.semantic.encoders.encoder import Encoder
+from recbole_choir.semantic.frames.frames import ITEM_ID, USER_ID, Frames
+from recbole_choir.semantic.frames.hashing import normal_of
 from recbole_choir.semantic.inputs import make_input
-from recbole_choir.semantic.recipe import Recipe
 from recbole_choir.semantic.soft.cold import attribute_vectors, profile_vectors
 from recbole_choir.semantic.soft.factors import coordinates
 from recbole_choir.semantic.soft.neighbours import nearest_weights
@@ -28,6 +27,7 @@ from recbole_choir.semantic.soft.prototypes import memberships, prototype_vector
 from recbole_choir.semantic.soft.purchases import Purchases
 from recbole_choir.semantic.soft.settings import SoftRecipe
 from recbole_choir.semantic.soft.spaces import Located, Space, make_spaces, side_by_side
+from recbole_choir.settings.recipe import Recipe
 from recbole_choir.table_format import FACTORS, NEIGHBOURS, WIDTHS
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from recbole_choir.semantic.kmeans import safe_threads
+from recbole_choir.semantic.quantizers.kmeans import safe_threads
 
 Float32 = NDArray[np.float32]
 Ints = NDArray[np.int64]

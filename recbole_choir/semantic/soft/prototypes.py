@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from scipy.special import softmax
 
 from recbole_choir.semantic.inputs.base import unit_rows
-from recbole_choir.semantic.kmeans import safe_threads
+from recbole_choir.semantic.quantizers.kmeans import safe_threads
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from recbole_choir.errors import ConfigError, nearest
-from recbole_choir.semantic.frames import ITEM_ID, TIMESTAMP, USER_ID, Frames
+from recbole_choir.semantic.frames.frames import ITEM_ID, TIMESTAMP, USER_ID, Frames
 from recbole_choir.semantic.inputs.base import positions
 from recbole_choir.semantic.soft.settings import ITEMS, TEXT_SPACES
 

@@ -1,0 +1,139 @@
+"""Writing the report: one page, and its numbers and pictures beside it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from recbole_choir import record as records
+from recbole_choir.data.table.semantic_table import SemanticTable
+from recbole_choir.errors import DataError, TableError
+from recbole_choir.report.plotly_figures import fragment
+from recbole_choir.report.png_figures import write_png
+from recbole_choir.report.records import RecordFolder
+from recbole_choir.report.sections import Section, make_section
+
+TEMPLATE = Path(__file__).with_name("report.html.jinja2")
+
+
+def write_report(
+    folder: Path,
+    out: Path,
+    *,
+    semantic: Sequence[Path] = (),
+    base: str | None = None,
+    title: str | None = None,
+    made_by: str = "recbole_choir.report.write_report",
+) -> Path:
+    """Write a report of a folder of records.
+
+    Args:
+        folder: The records.
+        out: The page. CSV files and pictures go into ``<name>_files`` beside it.
+        semantic: Folders of semantic tables that the runs have read: for the map of users.
+        base: Cell that gains are measured from; see :meth:`RecordFolder.load`.
+        title: Heading of the page. Default: the name of the folder.
+        made_by: The command, for the head of the page.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        DataError: The folder holds no records, or ones that do not belong together.
+        TableError: A semantic table is damaged, or no run has read it.
+    """
+    if out.is_dir():
+        raise DataError(f"--out {out}: expected a file to write, got a folder")
+    loaded = RecordFolder.load(folder, base)
+    tables = _tables_of(loaded, semantic)
+    sections = [make_section(loaded, name, tables.get(name, ())) for name in loaded.datasets]
+    beside = out.with_name(f"{out.stem}_files")
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+        for section in sections:
+            _write_beside(section, beside)
+        page = render(
+            loaded, sections, title or f"Report: {folder.resolve().name}", beside.name, made_by
+        )
+        temporary = out.with_name(f".{out.name}.{os.getpid()}")
+        temporary.write_text(page, encoding="utf-8")
+        os.replace(temporary, out)
+    except OSError as error:
+        raise DataError(f"--out {out}: cannot be written: {error.strerror or error}") from None
+    return out
+
+
+def render(
+    folder: RecordFolder, sections: Sequence[Section], title: str, files: str, made_by: str
+) -> str:
+    """The page as text; everything it needs is in it."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        title=title,
+        folder=folder.path.name or str(folder.path),
+        base=folder.base,
+        n_runs=len(folder.runs),
+        n_left_out=folder.n_left_out,
+        made_by=made_by,
+        version=records.versions().get("recbole-choir", "from a checkout"),
+        time=records.now(),
+        sections=sections,
+        files=files,
+        plotly=Markup(get_plotlyjs()),
+        fragment=lambda plot, div: Markup(fragment(plot, div)),
+        anchor=_anchor,
+        stem=_stem,
+    )
+
+
+def _stem(dataset: str) -> str:
+    """A dataset's name as the beginning of file names."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", dataset)
+
+
+def _anchor(*parts: str) -> str:
+    """An id in the page. Names of cells that differ in signs alone must not meet."""
+    text = "--".join(parts)
+    return re.sub(r"[^A-Za-z0-9_-]", lambda sign: f".{ord(sign[0]):x}.", text)
+
+
+def _tables_of(folder: RecordFolder, semantic: Sequence[Path]) -> dict[str, list[SemanticTable]]:
+    """Dataset -> the semantic tables that its runs have read."""
+    known: dict[str, str] = {}
+    for run in folder.runs:
+        fingerprint = (run.record.get("table") or {}).get("fingerprint")
+        if fingerprint:
+            known[fingerprint] = str(run.record["dataset"])
+    found: dict[str, list[SemanticTable]] = {}
+    for path in semantic:
+        table = SemanticTable.load(path)
+        if table.fingerprint not in known:
+            have = ", ".join(sorted(known)) or "none"
+            raise TableError(
+                f"--semantic {path}: expected a table that runs in {folder.path} have read "
+                f"(fingerprints: {have}), got {table.fingerprint}"
+            )
+        found.setdefault(known[table.fingerprint], []).append(table)
+    return found
+
+
+def _write_beside(section: Section, beside: Path) -> None:
+    name = _stem(section.dataset)
+    _write_csv(section.numbers, beside / f"{name}-numbers.csv")
+    for plot in section.plots:
+        _write_csv(plot.frame, beside / f"{name}-{plot.name}.csv")
+        write_png(plot, beside / f"{name}-{plot.name}.png")
+
+
+def _write_csv(frame: pd.DataFrame, path: Path) -> None:
+    frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
