@@ -1,14 +1,18 @@
 """ChoirRec and AKT-Rec as RecBole models.
 
-Importing the package remedies RecBole for today's libraries and registers the models with it
-(idempotent, about a second beyond importing torch). Where RecBole is missing the parts that do not
-need it still import: ``semantic``, ``data``, ``evaluator``, ``dataset_adapters``, ``analysis``.
+Once the package is imported, RecBole is remedied for today's libraries and the models are
+registered with it: at once where RecBole is imported already, otherwise at the moment it is. So
+``--help``, a list or a refused setting costs no import of torch. Where RecBole is missing the parts
+that do not need it import all the same: ``semantic``, ``data``, ``evaluator``,
+``dataset_adapters``.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
+from types import ModuleType
+
+import wrapt
 
 __version__ = "0.1.0"
 
@@ -24,14 +28,10 @@ if (
     __path__.append(str(_root))
 
 
-def _register() -> None:
-    """Remedy RecBole and register the models, where RecBole is installed."""
-    if importlib.util.find_spec("recbole") is None:
-        return
+@wrapt.when_imported("recbole")
+def _register(recbole: ModuleType) -> None:
+    """Remedy RecBole and register the models with it, as soon as anybody imports it."""
     from recbole_choir.integration import compat, registry
 
     compat.apply()
     registry.register_all()
-
-
-_register()

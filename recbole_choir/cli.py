@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from recbole_choir.errors import ChoirError
-from recbole_choir.experiments.study import main as study_main
-from recbole_choir.integration import known_models, parse_cli
-from recbole_choir.quick_start import run
+from recbole_choir.settings.catalogue import known_models
+from recbole_choir.settings.complete import check
+from recbole_choir.settings.layers import parse_cli
 from recbole_choir.sources import known_datasets
 
 USAGE = """\
@@ -23,6 +23,7 @@ usage: run_recbole_choir.py --model=MODEL [--dataset=DATASET]
        recbole-choir groups --out FOLDER        groupings of a dataset compared; see groups --help
        recbole-choir report FOLDER --out PAGE   records as one HTML page; see report --help
        recbole-choir download NAME --raw DIR    a dataset's official files; see download --help
+       recbole-choir settings [MODEL]           every setting with its default and meaning
 
   --model=ChoirRec         a model of this package or any context-aware model of RecBole,
                            LightGBM or XGBoost; --list shows them all
@@ -36,38 +37,23 @@ usage: run_recbole_choir.py --model=MODEL [--dataset=DATASET]
 """
 
 
-def _compare(argv: Sequence[str]) -> int:
-    from recbole_choir.experiments.compare_command import main as compare_main
+def _command(module: str) -> Callable[[Sequence[str]], int]:
+    """A command's ``main``, imported when it is called: each loads what it needs and no more."""
 
-    return compare_main(argv)
+    def run(argv: Sequence[str]) -> int:
+        # The adapters by name: in a checkout they lie next to the package and join it at run time.
+        return int(importlib.import_module(f"recbole_choir.{module}").main(argv))
 
-
-def _groups(argv: Sequence[str]) -> int:
-    # The offline half costs seconds to import (faiss, scikit-learn); a run may need none of it.
-    from recbole_choir.experiments.groups_command import main as groups_main
-
-    return groups_main(argv)
-
-
-def _report(argv: Sequence[str]) -> int:
-    # Only a report draws (plotly, matplotlib).
-    from recbole_choir.report.command import main as report_main
-
-    return report_main(argv)
-
-
-def _download(argv: Sequence[str]) -> int:
-    # By name, because in a checkout the adapters lie beside the package and are joined at run time.
-    command = importlib.import_module("recbole_choir.dataset_adapters.download_command")
-    return int(command.main(argv))
+    return run
 
 
 COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
-    "study": study_main,
-    "compare": _compare,
-    "groups": _groups,
-    "report": _report,
-    "download": _download,
+    "study": _command("experiments.study"),
+    "compare": _command("experiments.compare_command"),
+    "groups": _command("experiments.groups_command"),
+    "report": _command("report.command"),
+    "download": _command("dataset_adapters.download_command"),
+    "settings": _command("settings.pages"),
 }
 
 
@@ -93,7 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("error: --model is missing: --model=ChoirRec, or --list", file=sys.stderr)
             return 2
         files = str(cli.pop("config_files", "") or "").split()
-        run(model, cli.pop("dataset", "ml-100k"), files, cli=cli)
+        dataset = cli.pop("dataset", "ml-100k")
+        check(model, dataset, files, cli=cli)  # before torch and RecBole are loaded
+        quick_start = importlib.import_module("recbole_choir.quick_start")
+        quick_start.run(model, dataset, files, cli=cli)
     except ChoirError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,7 +11,26 @@ class ChoirError(ValueError):
 
 
 class ConfigError(ChoirError):
-    """A configuration key or value is unknown, of the wrong type or out of range."""
+    """A configuration key or value is unknown, of the wrong type or out of range.
+
+    Attributes:
+        problems: One line each, where several things are wrong.
+    """
+
+    def __init__(self, message: str, problems: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems) or (message,)
+
+    @classmethod
+    def of(cls, problems: Iterable[str]) -> ConfigError:
+        """One error that names all problems, each once, in one line."""
+        lines = list(dict.fromkeys(problems))
+        head = f"{len(lines)} settings are wrong: " if len(lines) > 1 else ""
+        return cls(head + "; ".join(lines), lines)
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, tuple[str, ...]]]:
+        # A worker process hands it back with all its problems.
+        return type(self), (str(self), self.problems)
 
 
 class DataError(ChoirError):

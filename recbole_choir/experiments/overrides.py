@@ -1,4 +1,4 @@
-"""Settings laid over each other: common ones, those of a cell, a point of its search."""
+"""Settings of a cell: common ones, its own, a point of its search."""
 
 from __future__ import annotations
 
@@ -7,30 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_choir.errors import ConfigError
-from recbole_choir.integration import parse_cli
-from recbole_choir.integration.cli import Merge
-from recbole_choir.integration.config import MERGED_KEYS
-from recbole_choir.integration.config_checks import read_yaml
-
-
-def laid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay ``above`` over ``below``: single entries of :data:`MERGED_KEYS` and of dotted keys."""
-    out = dict(below)
-    for key, value in above.items():
-        merge = key in MERGED_KEYS or isinstance(value, Merge)
-        out[key] = _deep(out.get(key), value) if merge else value
-    return out
-
-
-def _deep(below: Any, above: Any) -> Any:
-    """Merge mappings entry by entry, at every depth."""
-    if not isinstance(below, Mapping) or not isinstance(above, Mapping):
-        return above
-    # over a Merge, which changes entries of a default that is not known here, the result does too
-    out: dict[str, Any] = Merge(below) if isinstance(below, Merge) else dict(below)
-    for key, value in above.items():
-        out[key] = _deep(out.get(key), value)
-    return out
+from recbole_choir.settings.layers import Merge, lay, parse_cli, read_yaml
 
 
 def nested(point: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,8 +42,8 @@ def common_settings(files: list[Path], words: list[str]) -> dict[str, Any]:
     """
     out: dict[str, Any] = {}
     for path in files:
-        out = laid(out, read_yaml(path))
-    out = laid(out, parse_cli(words))
+        out = lay(out, read_yaml(path))
+    out = lay(out, parse_cli(words))
     for key in ("model", "dataset", "seed"):
         if key in out:
             raise ConfigError(

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from recbole_choir.errors import ConfigError, nearest
-from recbole_choir.experiments.overrides import laid, nested, sets
+from recbole_choir.experiments.overrides import nested, sets
 from recbole_choir.experiments.pruning import FROM_TRIALS
 from recbole_choir.experiments.rows import Rows, load_rows, models_with, rows_dir
 from recbole_choir.experiments.runs import Run
 from recbole_choir.experiments.search_spaces import Space, defaults, load_space, search_dir
 from recbole_choir.integration import ChoirConfig
+from recbole_choir.settings.layers import lay
 
 #: The first of the seeds that ``--seeds=N`` means: 2020, 2021, .. as in the studies.
 FIRST_SEED = 2020
@@ -68,7 +69,7 @@ class Cell:
         What the cell itself sets wins: a sweep takes another cell's point but keeps its own value.
         """
         free = {key: value for key, value in point.items() if not sets(self.config, key)}
-        config = laid(self.config, nested(free))
+        config = lay(self.config, nested(free))
         about = {"kind": self.kind, "row_of": self.of, "sweep": list(self.part or ()) or None}
         return Run(self.name, self.model, self.dataset, seed, config, role, {"row": about, **extra})
 
@@ -250,7 +251,7 @@ def _cells(
     reference = () if model == base else (base,)
 
     def cell(name: str, settings: Mapping[str, Any], **about: Any) -> Cell:
-        config = laid(common, settings)
+        config = lay(common, settings)
         checked = ChoirConfig(model=model, dataset=dataset, config_dict=config)
         values = checked.final_config_dict
         space = {
@@ -261,7 +262,7 @@ def _cells(
         first = defaults(space, values)
         # also the keys of the search are keys that the model reads
         probe = {key: first.get(key, (d.choices or (d.high,))[0]) for key, d in space.items()}
-        ChoirConfig(model=model, dataset=dataset, config_dict=laid(config, nested(probe)))
+        ChoirConfig(model=model, dataset=dataset, config_dict=lay(config, nested(probe)))
         metric = str(checked["valid_metric"]).lower()
         larger = bool(checked["valid_metric_bigger"])
         return Cell(
@@ -287,7 +288,7 @@ def _cells(
         against = (base, *controls)
         yield cell(f"{model} {name}", variant.settings, kind="variant", of=model, against=against)
         for control, changed in zip(controls, variant.controls.values(), strict=True):
-            settings = laid(variant.settings, changed)
+            settings = lay(variant.settings, changed)
             yield cell(control, settings, kind="control", of=model, against=(base,))
     for name, settings in rows.ablation.items() if ablation else ():
         yield cell(f"{model} {name}", settings, kind="ablation", of=model, against=(model,))

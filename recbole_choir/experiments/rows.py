@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_choir.errors import ConfigError, nearest
-from recbole_choir.integration.config_checks import read_yaml
 from recbole_choir.paths import properties_dir
+from recbole_choir.settings.layers import read_yaml
 
 KINDS = ("controls", "ablation", "sweep", "variants")
 Settings = dict[str, Any]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_choir.errors import ConfigError, nearest
-from recbole_choir.integration.config_checks import read_yaml
 from recbole_choir.paths import properties_dir
+from recbole_choir.settings.layers import read_yaml
 
 FIELDS = ("choices", "low", "high", "log", "step", "default", "zero")
 

@@ -42,9 +42,9 @@ from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.evaluator import SEGMENT_NAMES
 from recbole_choir.experiments.differences import write_differences
 from recbole_choir.experiments.ensemble import average_pair, seed_pairs
-from recbole_choir.experiments.overrides import laid
 from recbole_choir.experiments.runs import Run, end_with_parent, execute, finished, write_failure
 from recbole_choir.experiments.tables import SEGMENTS, markdown_tables
+from recbole_choir.settings.layers import lay
 
 STUDY_KEYS = {"name", "datasets", "seeds", "tune", "common", "cells", "averages", "segments"}
 
@@ -130,7 +130,7 @@ class Study:
 
     def _config(self, cell: dict[str, Any], point: dict[str, Any]) -> dict[str, Any]:
         """Settings of a run: a cell's lie over the common ones, a point of the grid over both."""
-        return laid(laid(self.common, cell.get("config", {})), point)
+        return lay(lay(self.common, cell.get("config", {})), point)
 
     def tuning_runs(self) -> Iterator[Run]:
         """Runs that choose a point of the grid for each cell, on validation."""

@@ -19,7 +19,7 @@ _EXPORTS = {
     "CheckpointError": "recbole_choir.errors",
     "ChoirConfig": "recbole_choir.integration.config",
     "known_datasets": "recbole_choir.integration.config",
-    "parse_cli": "recbole_choir.integration.cli",
+    "parse_cli": "recbole_choir.settings.layers",
     "known_models": "recbole_choir.integration.registry",
     "model_class": "recbole_choir.integration.registry",
     "register_all": "recbole_choir.integration.registry",

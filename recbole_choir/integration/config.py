@@ -1,9 +1,4 @@
-"""RecBole's ``Config`` with this package's layers, checked values and no surprises.
-
-Layers, later ones win: RecBole's own defaults, ``properties/overall.yaml``,
-``properties/model/<Model>.yaml``, ``properties/dataset/<dataset>.yaml``, the user's files, the
-user's dict, the command line. RecBole would let its ``context-aware.yaml`` beat a model's YAML.
-"""
+"""RecBole's ``Config`` over :mod:`recbole_choir.settings.complete`: no second way to read a key."""
 
 from __future__ import annotations
 
@@ -18,26 +13,16 @@ import torch
 from recbole.config import Config
 from recbole.utils import EvaluatorType, ModelType
 
-from recbole_choir.errors import ConfigError, nearest
-from recbole_choir.integration import compat, config_checks
-from recbole_choir.integration.cli import Merge, YamlLoader, merged, parse_cli
-from recbole_choir.integration.registry import TREES, model_class
-from recbole_choir.paths import properties_dir
-from recbole_choir.sources import DEFAULT_DATA_PATH, known_datasets, own_data_config
+from recbole_choir.errors import ConfigError
+from recbole_choir.integration import compat
+from recbole_choir.integration.registry import model_class
+from recbole_choir.settings import catalogue, complete, recbole_keys
+from recbole_choir.settings.base import Settings
+from recbole_choir.settings.layers import YamlLoader, parse_cli
+from recbole_choir.settings.recipe import Recipe
+from recbole_choir.sources import known_datasets
 
 __all__ = ["ChoirConfig", "known_datasets", "parse_cli"]
-
-# Of these mappings a layer may give single entries; the others are replaced as a whole, as in
-# RecBole. Dotted keys (--load_col.user=[age]) reach single entries of any mapping.
-MERGED_KEYS = ("eval_args", "semantic")
-
-
-def _lay(below: dict[str, Any], above: Mapping[str, Any]) -> None:
-    """Lay one layer over another, in place."""
-    for key, value in above.items():
-        if key in MERGED_KEYS and isinstance(value, Mapping):
-            value = Merge(value)
-        below[key] = merged(below.get(key), value)
 
 
 class ChoirConfig(Config):
@@ -53,12 +38,18 @@ class ChoirConfig(Config):
         cli: Values above everything else, from :func:`parse_cli`. ``sys.argv`` is never read.
         extra_keys: Further keys that the caller itself reads.
 
+    Attributes:
+        model_settings: The model's own settings; None for a model of RecBole's.
+        recipe: The recipe of the semantic table that would be built.
+
     Raises:
-        ConfigError: An unknown key, model or dataset, a value of the wrong type, or an evaluation
-            that is not of labelled rows. One line.
+        ConfigError: Unknown keys, model or dataset, values of the wrong type, or an evaluation
+            that is not of labelled rows; all of them, in one line.
     """
 
     parameters: dict[str, list[str]]
+    model_settings: Settings | None
+    recipe: Recipe
 
     def __init__(
         self,
@@ -89,10 +80,7 @@ class ChoirConfig(Config):
         return YamlLoader
 
     def _load_config_files(self, file_list: Sequence[str | Path] | None) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for path in file_list or ():
-            _lay(values, config_checks.read_yaml(path))
-        return values
+        return complete.read_files(file_list)
 
     def _load_variable_config_dict(self, config_dict: Mapping[str, Any] | None) -> dict[str, Any]:
         return dict(config_dict or {})
@@ -107,80 +95,29 @@ class ChoirConfig(Config):
     def _get_model_and_dataset(
         self, model: str | type | None, dataset: str | None
     ) -> tuple[str, Any, str]:
-        model = self.external_config_dict.get("model") if model is None else model
-        dataset = self.external_config_dict.get("dataset") if dataset is None else dataset
-        if model is None or dataset is None:
-            missing = "model" if model is None else "dataset"
-            raise ConfigError(f"{missing}: missing; give it as --{missing}=NAME")
-        if isinstance(model, type):
-            name, cls = model.__name__, model
-        else:
-            name = str(model)
-            cls = model_class(name)
+        name, data = complete.names(model, dataset, self.external_config_dict)
+        given = model if model is not None else self.external_config_dict.get("model")
+        cls: Any = given if isinstance(given, type) else model_class(name)
         kind = getattr(cls, "type", None)
         if kind not in (ModelType.CONTEXT, ModelType.DECISIONTREE):
             raise ConfigError(f"model: expected a context-aware model, got {name} ({kind})")
-        data_path = self.external_config_dict.get("data_path") or DEFAULT_DATA_PATH
-        if not isinstance(data_path, (str, Path)):
-            raise ConfigError(f"data_path: expected a text, got {data_path!r}")
-        if self.external_config_dict.get("own_data"):
-            return name, cls, str(dataset)
-        return name, cls, config_checks.check_dataset(dataset, known_datasets(data_path))
+        return name, cls, data
 
     def _load_internal_config_dict(self, model: str, model_class: Any, dataset: str) -> None:
-        super()._load_internal_config_dict(model, model_class, dataset)
-        internal = self.internal_config_dict
-        if model in TREES:
-            # RecBole's file is lower-case, its lookup is not.
-            path = config_checks.RECBOLE_PROPERTIES / "model" / f"{TREES[model]}.yaml"
-            _lay(internal, config_checks.read_yaml(path))
-            _lay(internal, config_checks.TREE_DEFAULTS[model])
-        ours = properties_dir()
-        paths = (
-            ours / "overall.yaml",
-            ours / "model" / f"{model}.yaml",
-            ours / "dataset" / f"{dataset}.yaml",
+        self.internal_config_dict = complete.defaults(
+            model, dataset, self.external_config_dict, catalogue.settings_class(model_class)
         )
-        layers = [config_checks.read_yaml(path) if path.is_file() else {} for path in paths]
-        given = (self.external_config_dict, layers[-1])
-        own = next((layer["own_data"] for layer in given if layer.get("own_data")), None)
-        if own:
-            # Columns and roles that follow from the mapping; a dataset's own YAML may say more.
-            layers.insert(-1, own_data_config(dataset, own))
-        for layer in layers:
-            _lay(internal, layer)
-        _lay(internal, self._preset())
-
-    def _preset(self) -> dict[str, Any]:
-        """The training keys of the preset that is asked for; a dataset's own lie below them.
-
-        Raises:
-            ConfigError: The model has no preset of this name.
-        """
-        internal = self.internal_config_dict
-        name = self.external_config_dict.get("training", internal.get("training"))
-        presets = internal.get("training_presets") or {}
-        if name is None:
-            return {}
-        if name not in presets:
-            has = ", ".join(presets) or "none"
-            raise ConfigError(
-                f"training: expected a preset of {self.model} ({has}), got {name!r}"
-                f"{nearest(str(name), presets)}"
-            )
-        return dict(presets[name])
+        own = recbole_keys.dataset_keys(dataset)
+        known = self.parameters["Dataset"]
+        known += [key for key in own if key not in known]
 
     def _get_final_config_dict(self) -> dict[str, Any]:
-        defaults = self.internal_config_dict
-        known = config_checks.known_keys(defaults) | self.extra_keys
-        final = dict(defaults)
-        for layer in (self.file_config_dict, self.variable_config_dict, self.cmd_config_dict):
-            config_checks.check_keys(layer, known, self.model)
-            _lay(final, layer)
-        for key in self.external_config_dict:
-            if key not in self.extra_keys:
-                final[key] = config_checks.check_value(key, final[key], defaults)
-        return final
+        layers = (self.file_config_dict, self.variable_config_dict, self.cmd_config_dict)
+        cls = catalogue.settings_class(self.model_class)
+        below = self.internal_config_dict
+        done = complete.complete(self.model, below, layers, cls, self.extra_keys)
+        self.model_settings, self.recipe = done.settings, done.recipe
+        return {**done.final, "MODEL_TYPE": self.model_class.type}
 
     # --- derived values ------------------------------------------------------------------------
 
@@ -189,9 +126,6 @@ class ChoirConfig(Config):
         if isinstance(final["metrics"], str):
             final["metrics"] = [final["metrics"]]
         metrics = list(final["metrics"])
-        config_checks.check_evaluation(
-            final["eval_args"], final["train_neg_sample_args"], metrics, final["valid_metric"]
-        )
         if str(final["train_neg_sample_args"]).lower() == "none":
             final["train_neg_sample_args"] = None
         # RecBole takes GAUC for a ranking metric. Ours is of labelled rows, a value metric like

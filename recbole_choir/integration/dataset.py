@@ -34,7 +34,6 @@ from recbole_choir.integration.injection import Injection
 from recbole_choir.integration.negatives import has_sampled_negatives
 from recbole_choir.integration.roles import Roles, find_roles
 from recbole_choir.integration.user_share import in_share
-from recbole_choir.settings.model import read_bool, read_number, read_size
 
 logger = logging.getLogger("recbole_choir")
 
@@ -161,7 +160,7 @@ class ChoirDataset(Dataset):
 
     def _keep_user_share(self) -> None:
         """Drop the users outside ``user_share``, with their rows and attributes."""
-        share = read_number(self.config, "user_share", 1.0, 0.0, 1.0)
+        share = float(self.config["user_share"])
         if share == 1:
             return
         if self.benchmark_filename_list is not None:
@@ -169,7 +168,7 @@ class ChoirDataset(Dataset):
                 "user_share: expected 1 with benchmark_filename, whose files are the split, got "
                 f"{share:g}"
             )
-        seed = int(read_number(self.config, "user_share_seed", 2020))
+        seed = int(self.config["user_share_seed"])
         before = len(self.inter_feat)
         for name in ("inter_feat", "user_feat"):
             feat = getattr(self, name)
@@ -651,10 +650,10 @@ class ChoirDataset(Dataset):
                 table.soft.groups(table, users),
                 table.snapshot_times,
                 [LiftSource("item", None), *(LiftSource(f, v) for f, v in ids.items())],
-                read_number(config, "lift_prior", 300.0, 1e-6),
+                float(config["lift_prior"]),
                 config["lift_refresh_days"],
                 self._shared.past,
-                read_bool(config, "lift_mass", True),
+                bool(config["lift_mass"]),
             )
             inputs.schema = dataclasses.replace(inputs.schema, lift_names=names)
         if "own_scores" in needs:
@@ -686,8 +685,8 @@ class ChoirDataset(Dataset):
             self.row_inputs,
             segments.tail_user,
             segments.tail_item,
-            read_size(config, "cluster_sequence_length", 50),
-            read_size(config, "cluster_min_support", 3),
+            int(config["cluster_sequence_length"]),
+            int(config["cluster_min_support"]),
         )
 
     def _inject(self) -> None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import nn
 
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.model.layers.field_embedding import FieldEmbedding
-
-LEARNERS: Final = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
-#: Forms of ``embedding_decay``: the learner's own, or :class:`LazyDecay`.
-DECAY_FORMS: Final = ("l2", "lazy")
+from recbole_choir.settings.recbole_keys import LEARNERS
 
 
 def embedding_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -56,7 +53,7 @@ def build_optimizer(
     """Build the optimiser of a run.
 
     Args:
-        learner: A name of :data:`LEARNERS`.
+        learner: A name of :data:`~recbole_choir.settings.recbole_keys.LEARNERS`.
         params: Parameters or groups of them.
         learning_rate, weight_decay: Of the groups that do not say otherwise.
         initial_accumulator: Of Adagrad; .1 is TensorFlow's, which papers imply (PAPER_GAPS C7).

@@ -21,11 +21,13 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from recbole_choir.errors import ConfigError, nearest
+from recbole_choir.errors import ConfigError
+from recbole_choir.settings import catalogue
+from recbole_choir.settings.catalogue import OWN_PACKAGE
+from recbole_choir.settings.recbole_keys import TREES
 
 logger = logging.getLogger("recbole_choir")
 
-OWN_PACKAGE = "recbole_choir.model.context_aware_recommender"
 RECBOLE_PACKAGE = "recbole.model.context_aware_recommender"
 _OTHER_KINDS = (
     "recbole.model.general_recommender",
@@ -34,9 +36,8 @@ _OTHER_KINDS = (
 )
 # Importing this package imports both libraries of TREES, which are optional.
 _TREE_PACKAGE = "recbole.model.exlib_recommender"
-TREES = {"LightGBM": "lightgbm", "XGBoost": "xgboost"}
 
-_registered: dict[str, type] = {}
+_registered = catalogue.registered
 _failed: dict[str, ImportError] = {}
 
 
@@ -130,28 +131,15 @@ def register_all() -> None:
             register_model(cls)
 
 
-def _recbole_models() -> list[str]:
-    package = importlib.import_module(RECBOLE_PACKAGE)
-    names = []
-    for info in pkgutil.iter_modules(package.__path__):
-        cls = _class_named_after(importlib.import_module(f"{RECBOLE_PACKAGE}.{info.name}"))
-        if cls is not None:
-            names.append(cls.__name__)
-    return names
-
-
 def known_models() -> dict[str, str]:
-    """Every model that can be run here.
+    """Name -> kind of every model, see :func:`recbole_choir.settings.catalogue.known_models`.
 
-    Returns:
-        Name -> kind: ``"choir"`` (this package and what users registered), ``"context"`` (RecBole's
-        context-aware models) or ``"tree"`` (LightGBM, XGBoost).
+    A model of this package that cannot be imported is left out.
     """
     register_all()
-    kinds = dict.fromkeys(_recbole_models(), "context")
-    kinds.update(dict.fromkeys(TREES, "tree"))
-    kinds.update(dict.fromkeys(_registered, "choir"))
-    return kinds
+    kinds = catalogue.known_models()
+    broken = {name for name, stem in catalogue.own_models().items() if stem in _failed}
+    return {name: kind for name, kind in kinds.items() if name not in broken}
 
 
 def model_class(name: str) -> Any:
@@ -164,19 +152,15 @@ def model_class(name: str) -> Any:
         ConfigError: There is no such model (the nearest known name is given), or the library it
             needs is not installed.
     """
-    kinds = known_models()
-    if name not in kinds:
-        reason = _failed.get(str(name).lower())
-        if reason is not None:
-            raise ConfigError(f"model '{name}' cannot be loaded: {reason}") from reason
-        raise ConfigError(
-            f"model: no context-aware model named '{name}'{nearest(str(name), kinds)}; "
-            f"known: {', '.join(sorted(kinds, key=str.lower))}"
-        )
-    if kinds[name] == "choir":
+    register_all()
+    reason = _failed.get(catalogue.own_models().get(name, str(name).lower()))
+    if reason is not None:
+        raise ConfigError(f"model '{name}' cannot be loaded: {reason}") from reason
+    kind = catalogue.check_model(name)
+    if kind == "choir":
         return _registered[name]
     package = RECBOLE_PACKAGE
-    if kinds[name] == "tree":
+    if kind == "tree":
         package = _TREE_PACKAGE
         missing = [lib for lib in TREES.values() if importlib.util.find_spec(lib) is None]
         if missing:

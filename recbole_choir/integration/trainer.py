@@ -28,7 +28,7 @@ from recbole_choir.integration.optimizer import (
 )
 from recbole_choir.integration.predictions import Predictions, predict_rows
 from recbole_choir.integration.resumption import Resumable
-from recbole_choir.integration.schedule import check_schedule, learning_rate_at
+from recbole_choir.integration.schedule import learning_rate_at
 from recbole_choir.integration.training_checks import TrainingChecks
 from recbole_choir.integration.training_log import (
     Trackers,
@@ -39,10 +39,10 @@ from recbole_choir.integration.training_log import (
 )
 from recbole_choir.integration.tree_trainer import TREE_TRAINERS
 from recbole_choir.integration.validation_points import (
-    check_eval_step,
     undisturbed,
     validation_steps,
 )
+from recbole_choir.settings.recbole_keys import check_eval_step
 
 # The device is asked for the loss (progress bar, non-finite check) once in so many steps.
 CHECK_EVERY: Final = 200
@@ -124,7 +124,6 @@ class ChoirTrainer(Resumable, Trainer):
         self.saved_model_file = self._new_checkpoint_name()
         self.lr_schedule = config["lr_schedule"] or "constant"
         self.lr_final = config["lr_final"]
-        check_schedule(self.lr_schedule, self.learning_rate, self.lr_final)
         self.optimizer = self._build_optimizer()
         self.scaler = _grad_scaler(self.device, bool(config["enable_scaler"]))
         self.evaluator = LabelledEvaluator(config)
@@ -180,7 +179,7 @@ class ChoirTrainer(Resumable, Trainer):
             train_data: Batches to train on; ``len`` is the number of steps of an epoch. A loader
                 with ``set_epoch`` is told the epoch, so that its order depends on nothing else.
             valid_data: Batches to validate on every ``eval_step`` epochs, or several times an
-                epoch (:func:`~recbole_choir.integration.validation_points.check_eval_step`).
+                epoch (:func:`~recbole_choir.settings.recbole_keys.check_eval_step`).
                 Without, every epoch is saved as the best.
             verbose: Whether to log every epoch.
             saved: Whether to write checkpoints.

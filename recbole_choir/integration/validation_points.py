@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,40 +11,9 @@ import torch
 from recbole_choir.errors import ChoirError, ConfigError
 from recbole_choir.integration import distributed
 
-#: How far ``k * eval_step`` may be from 1 for ``eval_step`` to mean ``1/k``: 0.33 means a third.
-TOLERANCE = 0.02
-
-_EXPECTED = "a whole number of epochs, or a part 1/k of one (0.5, 0.25, 0.1)"
-
 
 class Pruned(ChoirError):
     """A run was stopped by ``callback_fn``: its validation is too weak to go on."""
-
-
-def check_eval_step(value: Any) -> int | float:
-    """Check the key ``eval_step``.
-
-    Args:
-        value: A whole number n >= 1: one validation every n epochs, as in RecBole; 0: none, as in
-            RecBole. A part of an epoch: k validations in each, after the steps nearest to 1/k,
-            2/k, .., 1.
-
-    Returns:
-        A whole number as an int, a part as a float.
-
-    Raises:
-        ConfigError: Anything else: one line.
-    """
-    wrong = ConfigError(f"eval_step: expected {_EXPECTED}, got {value!r}")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise wrong
-    if value < 0:
-        raise wrong
-    if value == int(value):
-        return int(value)
-    if value > 1 or abs(value * round(1 / value) - 1) > TOLERANCE:
-        raise wrong
-    return float(value)
 
 
 def validation_steps(eval_step: int | float, n_steps: int) -> list[int]:

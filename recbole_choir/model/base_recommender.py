@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,15 +21,9 @@ from recbole_choir.model.layers.field_embedding import (
     ItemEncoder,
     ItemTokens,
 )
-from recbole_choir.model.layers.target_attention import ATT_TYPES, Attended, TargetAttention
-from recbole_choir.settings.model import (
-    ConfigLike,
-    read_bool,
-    read_choice,
-    read_number,
-    read_size,
-    read_sizes,
-)
+from recbole_choir.model.layers.target_attention import Attended, TargetAttention
+from recbole_choir.model.settings.shared import SharedSettings
+from recbole_choir.settings.base import ConfigLike
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
@@ -77,6 +71,8 @@ class ChoirRecommender(ContextRecommender):
         ChoirRec 4.4.1 (individual channel); BASELINES sections 0 and 1.
     """
 
+    #: The class of the model's settings: a subclass of :class:`SharedSettings`.
+    settings_class: ClassVar[type[SharedSettings]] = SharedSettings
     type = ModelType.CONTEXT
     input_type = InputType.POINTWISE
     reads_model_inputs = True
@@ -102,13 +98,11 @@ class ChoirRecommender(ContextRecommender):
         self.ITEM_ID = config["ITEM_ID_FIELD"]
         self.LABEL = config["LABEL_FIELD"]
         self.device = config["device"]
-        self.embedding_size = read_size(config, "embedding_size", 16)
-        self.embedding_std = read_number(config, "embedding_init_std", 0.05, 0.0)
-        self.widths = scaled_widths(
-            read_sizes(config, "mlp_hidden_size", (256, 128, 64), at_least=2),
-            read_number(config, "tower_width_multiplier", 1.0, 1e-3),
-        )
-        self.dropout_prob = read_number(config, "dropout_prob", 0.1, 0.0, 0.999)
+        s = self.settings = self.settings_class.from_config(config)
+        self.embedding_size = s.embedding_size
+        self.embedding_std = s.embedding_init_std
+        self.widths = scaled_widths(s.mlp_hidden_size, s.tower_width_multiplier)
+        self.dropout_prob = s.dropout_prob
         self._build_encoders(config, inputs)
 
     def _build_encoders(self, config: ConfigLike, inputs: ModelInputs) -> None:
@@ -138,12 +132,8 @@ class ChoirRecommender(ContextRecommender):
 
     def _build_attention(self, config: ConfigLike) -> TargetAttention:
         """A target attention over item tokens with weights of its own."""
-        return TargetAttention(
-            self.item_encoder.width,
-            read_choice(config, "att_type", "sigmoid", ATT_TYPES),
-            read_sizes(config, "att_hidden_size", (80, 40)),
-            read_bool(config, "att_scale", True),
-        )
+        s = self.settings
+        return TargetAttention(self.item_encoder.width, s.att_type, s.att_hidden_size, s.att_scale)
 
     @classmethod
     def needs(cls, config: ConfigLike) -> frozenset[str]:

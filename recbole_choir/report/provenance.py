@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from recbole_choir.errors import ConfigError
-from recbole_choir.integration.cli import parse_value
 from recbole_choir.report.records import Run
+from recbole_choir.settings.layers import parse_value
 
 #: What a user may give that moves no figure.
 _SILENT = {"checkpoint_dir", "quiet", "record_dir", "save_predictions", "show_progress", "state"}

@@ -16,6 +16,8 @@ from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.paths import properties_dir
 from recbole_choir.semantic.profiles.engines import check_engine
 from recbole_choir.semantic.soft.settings import SoftRecipe
+from recbole_choir.settings.base import refusal
+from recbole_choir.settings.layers import merge
 from recbole_choir.settings.profiles import ProfileSettings
 
 DEFAULT_RECIPE = "embedded"
@@ -353,29 +355,30 @@ def load_recipe(
     else:
         path = _find(str(source))
         fields, where = _read(path), f"recipe {path.name}"
-    fields = _laid_over(fields, overrides or {})
+    fields = merge(fields, dict(overrides or {}))
     _check_keys(fields, Recipe, where)
     try:
         return Recipe(**fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        message = str(first["msg"]).removeprefix("Value error, ")
-        path_of_key = _path_of(first["loc"])
-        if not path_of_key or isinstance(first.get("ctx", {}).get("error"), ConfigError):
-            raise ConfigError(message) from None  # it says itself where
-        # an address may hold a password
-        got = "" if path_of_key.endswith("base_url") else f", got {first['input']!r}"
-        raise ConfigError(f"{where}.{path_of_key}: {message}{got}") from None
+        lines: dict[str, str] = {}
+        for found in error.errors():
+            path_of_key, line = _line(found, where)
+            lines.setdefault(path_of_key, line)  # of a union each branch complains
+        raise ConfigError.of(lines.values()) from None
 
 
-def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """``above`` over ``below``; where both have a mapping, entry by entry."""
-    out = dict(below)
-    for key, value in above.items():
-        old = out.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        out[key] = _laid_over(old, value) if both else value  # type: ignore[arg-type]
-    return out
+def _line(found: Any, where: str) -> tuple[str, str]:
+    """One of pydantic's errors: the key, and one line about it."""
+    message = str(found["msg"]).removeprefix("Value error, ")
+    key, field = _place(found["loc"])
+    if not key or isinstance(found.get("ctx", {}).get("error"), ConfigError):
+        return key or message, message  # it says itself where
+    if found["type"] == "value_error" or field is None:
+        wants = f"{message}, got {found['input']!r}"
+    else:
+        wants = refusal(field, found["input"])
+    # an address may hold a password
+    return key, f"{where}.{key}: {message if key.endswith('base_url') else wants}"
 
 
 def _check_keys(fields: Mapping[str, Any], model: type[BaseModel], where: str) -> None:
@@ -386,12 +389,12 @@ def _check_keys(fields: Mapping[str, Any], model: type[BaseModel], where: str) -
             raise ConfigError(
                 f"{where}: unknown key '{key}'{nearest(str(key), known)}; known: {', '.join(known)}"
             )
-        part = _part_of(known[key])
+        part = part_of(known[key])
         if part is not None and isinstance(value, Mapping):
             _check_keys(value, part, f"{where}.{key}")
 
 
-def _part_of(field: FieldInfo) -> type[BaseModel] | None:
+def part_of(field: FieldInfo) -> type[BaseModel] | None:
     """The model of a field that holds a part of a recipe."""
     for kind in (field.annotation, *get_args(field.annotation)):
         if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -399,16 +402,18 @@ def _part_of(field: FieldInfo) -> type[BaseModel] | None:
     return None
 
 
-def _path_of(location: tuple[int | str, ...]) -> str:
-    """``items.n_clusters`` of pydantic's place of an error, without the branches of a union."""
+def _place(location: tuple[int | str, ...]) -> tuple[str, FieldInfo | None]:
+    """``items.n_clusters`` and its field, without the branches of a union and list entries."""
     model: type[BaseModel] | None = Recipe
+    field: FieldInfo | None = None
     path: list[str] = []
     for step in location:
         if model is None or step not in model.model_fields:
             break
         path.append(str(step))
-        model = _part_of(model.model_fields[str(step)])
-    return ".".join(path)
+        field = model.model_fields[str(step)]
+        model = part_of(field)
+    return ".".join(path), field
 
 
 def _find(source: str) -> Path:

@@ -16,7 +16,7 @@ from recbole_choir.experiments.plan import parse_seeds
 from recbole_choir.experiments.rows import load_rows, rows_dir
 from recbole_choir.experiments.search_spaces import Dimension, defaults, load_space, search_dir
 from recbole_choir.integration import ChoirConfig, known_models
-from recbole_choir.integration.cli import Merge
+from recbole_choir.settings.layers import Merge
 
 MODELS = sorted(known_models())
 

@@ -22,7 +22,7 @@ from recbole_choir.settings.recipe import (
     ("fields", "message"),
     [
         ({"items": {"inptu": 1}}, r"recipe akt\.yaml\.items: unknown key 'inptu' \(did you mean"),
-        ({"items": {"input": "texd"}}, r"recipe akt\.yaml\.items\.input: .*'text'.*got 'texd'"),
+        ({"items": {"input": "texd"}}, r"recipe akt\.yaml\.items\.input: .*, text, .*got 'texd'"),
         ({"items": {"alignment": {"dmi": 3}}}, r"items\.alignment: unknown key 'dmi' \(did you"),
         ({"items": {"alignment": {"dim": 0}}}, r"items\.alignment\.dim: .*got 0"),
         ({"items": {"n_clusters": [2, 3]}}, r"items\.n_clusters: expected one number per level"),

@@ -15,8 +15,6 @@ from recbole_choir.model.layers.field_embedding import FieldEmbedding
 from recbole_choir.model.layers.side_tables import SideTables
 from recbole_choir.model.layers.stand_in import StandIn
 
-UNSEEN_GATES = ("gate", "one")
-
 
 class Adaptive(NamedTuple):
     """The embedding of some ids and what it is made of.

@@ -9,12 +9,12 @@ import torch
 from recbole_choir.model.aktrec import cluster_start
 from recbole_choir.model.aktrec.adaptive_embedding import AdaptiveEmbedding
 from recbole_choir.model.aktrec.cluster_embedding import ClusterEmbedding
-from recbole_choir.model.aktrec.settings import AKTSettings
 from recbole_choir.model.layers.code_embedding import CodeEmbedding
 from recbole_choir.model.layers.content import ContentProjection
 from recbole_choir.model.layers.keyed_part import KeyedPart
 from recbole_choir.model.layers.side_tables import SideTables
 from recbole_choir.model.layers.snapshot_tokens import SnapshotItemEncoder
+from recbole_choir.model.settings.aktrec import AKTRecSettings
 
 if TYPE_CHECKING:
     from recbole_choir.data.schema import ModelInputs
@@ -30,7 +30,9 @@ class AKTParts:
         std: Standard deviation of initial values.
     """
 
-    def __init__(self, settings: AKTSettings, inputs: ModelInputs, size: int, std: float) -> None:
+    def __init__(
+        self, settings: AKTRecSettings, inputs: ModelInputs, size: int, std: float
+    ) -> None:
         self.settings = settings
         self.inputs = inputs
         self.size = size

@@ -13,8 +13,6 @@ from recbole_choir.data.clusters.tables import ClusterSide
 from recbole_choir.errors import DataError
 from recbole_choir.model.layers.lookup import gather_rows
 
-MODES = ("snapshot", "grad", "ema")
-WEIGHTS = ("uniform", "logfreq")
 FLOOR = 1e-4  # weight of a member without events under logfreq: a cluster of such has a mean too
 
 VocabularyAt = Callable[[int], torch.Tensor]

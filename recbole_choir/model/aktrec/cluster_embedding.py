@@ -12,8 +12,6 @@ from recbole_choir.model.aktrec.cluster_start import earliest, fit_levels
 from recbole_choir.model.layers.code_embedding import CodeEmbedding
 from recbole_choir.model.layers.field_embedding import FieldEmbedding
 
-MODES = ("per_id", "shared", "shared_plus_delta")
-
 
 class ClusterEmbedding(nn.Module):
     """``c_i``, what an id shares with its semantic cluster.

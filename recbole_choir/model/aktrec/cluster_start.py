@@ -13,8 +13,6 @@ import torch
 from recbole_choir.data.table.group_tables import GroupTables
 from recbole_choir.data.table.item_tables import ItemTables
 
-INITS = ("levels", "centroid", "random")
-
 Centroids = Callable[[], tuple[torch.Tensor, torch.Tensor]]
 
 

@@ -11,8 +11,6 @@ from torch import nn
 
 from recbole_choir.model.layers.activity_gate import ActivityGate
 
-FUSIONS = ("gated_sum", "concat")
-
 
 class Slots(NamedTuple):
     """One view of a batch; both views have the same slots.

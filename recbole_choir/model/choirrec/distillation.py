@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple, get_args
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
 from recbole_choir.errors import ConfigError
+from recbole_choir.model.settings.choirrec import AlphaMode, Reduction
 
-ALPHA_MODES = ("literal", "selfnorm", "detach")
-KD_LOSSES = ("margin", "kl")
-REDUCTIONS = ("mean", "sum")
+ALPHA_MODES: Final[tuple[str, ...]] = get_args(AlphaMode)
+REDUCTIONS: Final[tuple[str, ...]] = get_args(Reduction)
 EPS = 1e-8  # of the self-normalised gates
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -15,7 +15,6 @@ from recbole_choir.model.aktrec.build import AKTParts
 from recbole_choir.model.aktrec.cluster_average import ClusterAverage
 from recbole_choir.model.aktrec.cluster_view import ClusterView
 from recbole_choir.model.aktrec.gate_report import gate_report
-from recbole_choir.model.aktrec.settings import AKTSettings
 from recbole_choir.model.aktrec.transfer import AsymmetricTransfer, Transfer
 from recbole_choir.model.aktrec.view_fusion import Slots, ViewFusion
 from recbole_choir.model.base_recommender import ChoirRecommender
@@ -28,7 +27,8 @@ from recbole_choir.model.layers.side_tables import SideTables
 from recbole_choir.model.layers.snapshot_tokens import SnapshotItemEncoder, SnapshotTokens
 from recbole_choir.model.layers.stand_in import StandIn
 from recbole_choir.model.layers.transfer_meter import TransferMeter
-from recbole_choir.settings.model import ConfigLike, read
+from recbole_choir.model.settings.aktrec import AKTRecSettings
+from recbole_choir.settings.base import ConfigLike, read
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
@@ -90,7 +90,7 @@ class AKTRec(ChoirRecommender):
 
     Args:
         config: Settings, see ``properties/model/AKTRec.yaml``; ``variant`` sets those that are null
-            (:class:`recbole_choir.model.aktrec.settings.AKTSettings`).
+            (:class:`recbole_choir.model.settings.aktrec.AKTRecSettings`).
         dataset: Has ``model_inputs``, with what :meth:`needs` says.
 
     Raises:
@@ -100,7 +100,8 @@ class AKTRec(ChoirRecommender):
         AKT-Rec (Yan et al.), 3.2 and Eq. 4-12; Table 2 for the switches; PAPER_GAPS part B.
     """
 
-    settings: AKTSettings
+    settings_class: ClassVar[type[AKTRecSettings]] = AKTRecSettings
+    settings: AKTRecSettings
     user_table: AdaptiveEmbedding
     item_encoder: SnapshotItemEncoder
 
@@ -119,7 +120,7 @@ class AKTRec(ChoirRecommender):
                 s.trans_temperature,
                 s.detach_negatives,
                 s.trans_max_anchors,
-                int(read(config, "seed") or 0),
+                int(read(config, "seed", 0)),
             )
         self.transfer_meter = TransferMeter()
         self.gate_meter = EpochMeter()
@@ -129,12 +130,12 @@ class AKTRec(ChoirRecommender):
     @classmethod
     def needs(cls, config: ConfigLike) -> frozenset[str]:
         """The user groups, the item tables and the clusters, as the settings say."""
-        return AKTSettings.from_config(config).needs
+        return cls.settings_class.from_config(config).needs
 
     # --- building ------------------------------------------------------------------------------
 
     def _build_encoders(self, config: ConfigLike, inputs: ModelInputs) -> None:
-        s = self.settings = AKTSettings.from_config(config)
+        s = self.settings
         for name in sorted(s.needs):
             if getattr(inputs, name) is None:
                 raise ConfigError(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from recbole_choir.data import fields
 from recbole_choir.model.base_recommender import ChoirRecommender, Features
 from recbole_choir.model.layers.channel import Channel
-from recbole_choir.settings.model import ConfigLike, read_bool
+from recbole_choir.model.settings.base import BaseSettings, WithGroupStats
+from recbole_choir.settings.base import ConfigLike
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
@@ -30,11 +31,15 @@ class Base(ChoirRecommender):
         ChoirRec 4.4.1 and Table 1 ("Base Model"); BASELINES section 1.
     """
 
+    settings_class: ClassVar[type[WithGroupStats]] = BaseSettings
+    settings: WithGroupStats
+
     def __init__(self, config: ConfigLike, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.use_group_stats = read_bool(config, "use_group_stats", False)
-        self.use_lifts = read_bool(config, "use_lifts", False)
-        self.use_own_scores = read_bool(config, "use_own_scores", False)
+        asked = _asked(self.settings)
+        self.use_group_stats = "group_stats" in asked
+        self.use_lifts = "lifts" in asked
+        self.use_own_scores = "own_scores" in asked
         extra = self.require_group_stats() if self.use_group_stats else 0
         extra += self.require_soft("lifts") if self.use_lifts else 0
         extra += self.require_soft("own_scores") if self.use_own_scores else 0
@@ -44,8 +49,7 @@ class Base(ChoirRecommender):
     @classmethod
     def needs(cls, config: ConfigLike) -> frozenset[str]:
         """The statistics of groups that are on, and so the groups."""
-        names = ("group_stats", "lifts", "own_scores")
-        asked = {n for n in names if read_bool(config, f"use_{n}", False)}
+        asked = _asked(cls.settings_class.from_config(config))
         return frozenset(asked | {"groups"} if asked else ())
 
     def h0(self, interaction: Interaction, features: Features) -> torch.Tensor:
@@ -63,3 +67,9 @@ class Base(ChoirRecommender):
         """Logit ``[B]`` of each row."""
         features = self.encode(interaction, self.item_tokens(interaction))
         return self.individual(self.h0(interaction, features))
+
+
+def _asked(settings: WithGroupStats) -> set[str]:
+    """Which statistics of groups join the input; a baseline has fewer switches than Base."""
+    names = ("group_stats", "lifts", "own_scores")
+    return {name for name in names if getattr(settings, f"use_{name}", False)}

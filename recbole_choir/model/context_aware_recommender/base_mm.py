@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -15,7 +15,8 @@ from recbole_choir.model.layers.content import ContentProjection
 from recbole_choir.model.layers.field_embedding import ItemTokens
 from recbole_choir.model.layers.keyed_part import KeyedPart
 from recbole_choir.model.layers.snapshot_tokens import SnapshotItemEncoder, SnapshotTokens
-from recbole_choir.settings.model import ConfigLike, read_bool
+from recbole_choir.model.settings.base_mm import BaseMMSettings, WithContent
+from recbole_choir.settings.base import ConfigLike
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
@@ -44,6 +45,8 @@ class BaseMM(ChoirRecommender):
         BASELINES section 0 (information parity); AKT-Rec 4.1.3.
     """
 
+    settings_class: ClassVar[type[WithContent]] = BaseMMSettings
+    settings: WithContent
     item_encoder: SnapshotItemEncoder
 
     def __init__(self, config: ConfigLike, dataset: Any) -> None:
@@ -53,10 +56,10 @@ class BaseMM(ChoirRecommender):
     @classmethod
     def needs(cls, config: ConfigLike) -> frozenset[str]:
         """The user groups and the item tables, and the cross statistics where they are used."""
-        used = any(read_bool(config, key, True) for key in ("use_content", "use_codes"))
-        if read_bool(config, "use_cross_stats", False):
+        s = cls.settings_class.from_config(config)
+        if _cross_stats(s):
             return frozenset({"groups", "items", "cross_stats"})
-        return frozenset({"groups", "items"}) if used else frozenset()
+        return frozenset({"groups", "items"} if s.use_content or s.use_codes else ())
 
     def _build_encoders(self, config: ConfigLike, inputs: ModelInputs) -> None:
         self.reads_tables = bool(self.needs(config))
@@ -66,12 +69,12 @@ class BaseMM(ChoirRecommender):
                 "or a folder), got a dataset without one"
             )
         super()._build_encoders(config, inputs)
-        self.use_cross_stats = read_bool(config, "use_cross_stats", False)
+        self.use_cross_stats = _cross_stats(self.settings)
         if self.use_cross_stats:
             self.context_width += len(inputs.schema.cross_stat_names)
             self.h0_width += len(inputs.schema.cross_stat_names)
         self.user_codes: CodeEmbedding | None = None
-        if read_bool(config, "use_codes", True) and inputs.groups is not None:
+        if self.settings.use_codes and inputs.groups is not None:
             groups = inputs.groups
             self.user_codes = self._code_part(groups.user_codes, groups.n_codes)
             self.user_width += self.user_codes.width
@@ -83,9 +86,9 @@ class BaseMM(ChoirRecommender):
     def _build_item_encoder(self, config: ConfigLike, inputs: ModelInputs) -> SnapshotItemEncoder:
         schema, items = inputs.schema, inputs.items
         parts: list[KeyedPart] = []
-        if items is not None and read_bool(config, "use_content", True):
+        if items is not None and self.settings.use_content:
             parts.append(ContentProjection(items, self.embedding_size))
-        if items is not None and read_bool(config, "use_codes", True):
+        if items is not None and self.settings.use_codes:
             parts.append(self._code_part(items.item_codes, items.n_codes))
         return SnapshotItemEncoder(
             schema.n_items,
@@ -127,3 +130,7 @@ class BaseMM(ChoirRecommender):
     def forward(self, interaction: Interaction) -> torch.Tensor:
         """Logit ``[B]`` of each row."""
         return self.individual(self.encode(interaction, self.item_tokens(interaction)).concat())
+
+
+def _cross_stats(settings: WithContent) -> bool:
+    return isinstance(settings, BaseMMSettings) and settings.use_cross_stats

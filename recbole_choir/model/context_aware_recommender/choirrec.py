@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 
@@ -14,11 +14,11 @@ from recbole_choir.model.choirrec.group_encoder import GroupLookup, embed_group_
 from recbole_choir.model.choirrec.group_injection import AsymmetricInjection
 from recbole_choir.model.choirrec.prefix_fusion import PrefixFusion
 from recbole_choir.model.choirrec.reliability import Reliability, ReliabilityNetwork
-from recbole_choir.model.choirrec.settings import GROUP_TO_INDIVIDUAL, ChoirRecSettings
 from recbole_choir.model.layers.channel import Channel
 from recbole_choir.model.layers.epoch_meter import EpochMeter
 from recbole_choir.model.layers.field_embedding import ItemTokens
-from recbole_choir.settings.model import ConfigLike
+from recbole_choir.model.settings.choirrec import GROUP_TO_INDIVIDUAL, ChoirRecSettings
+from recbole_choir.settings.base import ConfigLike
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
@@ -59,7 +59,7 @@ class ChoirRec(ChoirRecommender):
 
     Args:
         config: Settings, see ``properties/model/ChoirRec.yaml``; ``variant`` sets those that are
-            null (:class:`recbole_choir.model.choirrec.settings.ChoirRecSettings`).
+            null (:class:`recbole_choir.model.settings.choirrec.ChoirRecSettings`).
         dataset: Has ``model_inputs``, with ``groups`` unless every group input is off.
 
     Raises:
@@ -69,9 +69,11 @@ class ChoirRec(ChoirRecommender):
         ChoirRec (Zhai et al.), 4.3.1, 4.4 and Eq. 4-12; Table 2 for the switches.
     """
 
+    settings_class: ClassVar[type[ChoirRecSettings]] = ChoirRecSettings
+    settings: ChoirRecSettings
+
     def __init__(self, config: ConfigLike, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.settings = ChoirRecSettings.from_config(config)
         inputs: ModelInputs = dataset.model_inputs
         self.groups = self._build_lookup(inputs)
         group_width = self._build_group_encoders(config)
@@ -83,7 +85,7 @@ class ChoirRec(ChoirRecommender):
     @classmethod
     def needs(cls, config: ConfigLike) -> frozenset[str]:
         """The group tables, group statistics, lifts and own scores, as the settings say."""
-        settings = ChoirRecSettings.from_config(config)
+        settings = cls.settings_class.from_config(config)
         needed = set()
         if settings.reads_groups or settings.use_group_stats:
             needed.add("groups")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -18,7 +18,8 @@ from recbole_choir.model.layers.lookup import gather_rows
 from recbole_choir.model.layers.mlp import MLP, linear
 from recbole_choir.model.layers.sequence_transformer import SequenceTransformer
 from recbole_choir.model.layers.to_front import to_front
-from recbole_choir.settings.model import ConfigLike, read_bool, read_choice, read_number, read_size
+from recbole_choir.model.settings.coldtransformer import ColdTransformerSettings
+from recbole_choir.settings.base import ConfigLike, read
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
@@ -64,49 +65,46 @@ class ColdTransformer(Base):
         BASELINES 3.
     """
 
+    settings_class: ClassVar[type[ColdTransformerSettings]] = ColdTransformerSettings
+    settings: ColdTransformerSettings
+
     def __init__(self, config: ConfigLike, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.positives_only = bool(dataset.model_inputs.sampled_negatives)
         if self.positives_only:
             self.notes = (POSITIVES_ONLY,)
             self.logger.warning(POSITIVES_ONLY)
-        elif not read_bool(config, "labelled_history", True):
+        elif not read(config, "labelled_history", True):
             raise ConfigError(
                 "ColdTransformer: expected labelled_history: True (it reads negative feedback), "
                 "got False"
             )
         self.n_fields = 1 + len(self.inputs_schema.user_attrs)
-        size, n_heads = read_size(config, "ct_size", 16), read_size(config, "ct_heads", 2)
-        if size % n_heads:
-            raise ConfigError(f"ct_size: expected a multiple of ct_heads ({n_heads}), got {size}")
+        s, size = self.settings, self.settings.ct_size
         self.project = nn.Parameter(linear(self.item_encoder.width, size).weight.detach())
         self.labels = nn.Parameter(torch.empty(2, size).normal_(std=self.embedding_std))
         self.encoder = SequenceTransformer(
             size,
             self.history_length,
-            read_size(config, "ct_blocks", 1),
-            n_heads,
+            s.ct_blocks,
+            s.ct_heads,
             4 * size,
-            read_number(config, "ct_dropout", 0.1, 0.0, 0.999),
+            s.ct_dropout,
             std=self.embedding_std,
         )
         self.adaption: MLP | None = None
-        if read_bool(config, "ct_adaptation", True):
+        if s.ct_adaptation:
             d = self.embedding_size
             self.adaption = MLP(d + size, [d], d)
             for parameter in self.adaption[-1].parameters():
                 nn.init.zeros_(parameter)
-        self.two_tower = read_choice(config, "ct_head", "base", ("base", "two_tower")) != "base"
+        self.two_tower = s.ct_head == "two_tower"
         if self.two_tower:
             self._build_two_towers(size)
         else:
             self.further = FurtherInputs(size, self.widths[0], self.tower_width, zero=True)
 
     def _build_two_towers(self, size: int) -> None:
-        if self.use_group_stats:
-            raise ConfigError(
-                "use_group_stats: expected False with ct_head: two_tower (they join user and item)"
-            )
         del self.individual, self.history_attention  # nothing would train them
         hidden, out = self.widths[:-1], self.widths[-1]
         user_in = self.user_width + size + self.context_width

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -22,14 +22,8 @@ from recbole_choir.model.layers.mlp import linear
 from recbole_choir.model.layers.sequence_transformer import SequenceTransformer, recency
 from recbole_choir.model.layers.tail_rows import TailRows
 from recbole_choir.model.layers.to_front import to_front
-from recbole_choir.settings.model import (
-    ConfigLike,
-    read,
-    read_bool,
-    read_choice,
-    read_number,
-    read_size,
-)
+from recbole_choir.model.settings.melt import MELTSettings
+from recbole_choir.settings.base import ConfigLike, read
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
@@ -90,26 +84,29 @@ class MELT(Base):
     ranges_head: torch.Tensor
     ranges_tail: torch.Tensor
 
+    settings_class: ClassVar[type[MELTSettings]] = MELTSettings
+    settings: MELTSettings
+
     def __init__(self, config: ConfigLike, dataset: Any) -> None:
         super().__init__(config, dataset)
-        d = self.embedding_size
+        s, d = self.settings, self.embedding_size
         self.sequence = SequenceTransformer(
             d,
             self.history_length,
-            read_size(config, "melt_blocks", 2),
-            read_size(config, "melt_heads", 1),
+            s.melt_blocks,
+            s.melt_heads,
             d,
-            read_number(config, "melt_dropout", 0.5, 0.0, 0.999),
+            s.melt_dropout,
             norm_first=True,
             causal=True,
             std=self.embedding_std,
         )
         self.further = FurtherInputs(3 * d, self.widths[0], self.tower_width)
-        self.lambda_user = read_number(config, "melt_lambda_user", 0.2, 0.0)
-        self.lambda_item = read_number(config, "melt_lambda_item", 0.2, 0.0)
-        self.detach = read_bool(config, "melt_detach_target", True)
-        self.transfer_from = int(read_number(config, "melt_transfer_from", 1, 0.0))
-        self.n_epochs = read_size(config, "epochs", 20)
+        self.lambda_user = s.melt_lambda_user
+        self.lambda_item = s.melt_lambda_item
+        self.detach = s.melt_detach_target
+        self.transfer_from = s.melt_transfer_from
+        self.n_epochs = int(read(config, "epochs", 20))
         self.progress = 0.0  # e / E
         # Steps, L_U, L_I of an epoch
         self.register_buffer("losses", torch.zeros(3, dtype=torch.float64), persistent=False)
@@ -127,11 +124,10 @@ class MELT(Base):
     def _build_branches(self, config: ConfigLike, dataset: Any) -> None:
         activity, d = self.require_activity(dataset.model_inputs), self.embedding_size
         rows: RowInputs = dataset.row_inputs
-        seed = int(read_number(config, "seed", 2020))
-        transfer = read_bool(config, "melt_transfer", True)
+        s, seed = self.settings, int(read(config, "seed", 2020))
         self.user_map = linear(d, d)  # W_U
-        self.user_transfer = transfer and self.lambda_user > 0
-        self.merge = MERGE[read_choice(config, "melt_merge", "mean", tuple(MERGE))]
+        self.user_transfer = s.melt_transfer and self.lambda_user > 0
+        self.merge = MERGE[s.melt_merge]
         train = rows.events.take(rows.parts[0])
         bought = train.take(train.label > 0)
         longest = self.history_length
@@ -140,29 +136,28 @@ class MELT(Base):
             "item": (activity.item_rows, bought.item),
         }
         tails = {"user": activity.tail_user, "item": activity.tail_item}
-        for side in tails:
-            if read(config, f"melt_tail_{side}") is not None:
-                share = read_number(config, f"melt_tail_{side}", 0.5, 0.0, 1.0)
+        for side, share in (("user", s.melt_tail_user), ("item", s.melt_tail_item)):
+            if share != "evaluation":
                 tails[side] = fewest(*sides[side], share)
         self.users = HeadSide(tails["user"], *sides["user"], 2, longest - 2)
-        self.users_per_step = read_size(config, "melt_users_per_step", 128)
+        self.users_per_step = s.melt_users_per_step
         self.draws = HostGenerator(seed)
         if self.lambda_item == 0:
             return
         self.item_map = linear(d, d)  # W_I
         self.items = HeadSide(tails["item"], *sides["item"], 1)
-        limit = read_size(config, "melt_contexts", 50)
+        limit = s.melt_contexts
         head = ItemContexts.build(rows, self.items.head.cpu().numpy(), limit, seed)
         if not len(head):
             raise ConfigError(
                 "MELT: expected head items with histories before their training positives, got "
                 "none (tail_item says who is tail; melt_lambda_item: 0 needs no head items)"
             )
-        budget = read_size(config, "melt_contexts_per_step", 256)
+        budget = s.melt_contexts_per_step
         self.draw = ContextDraw(head, min(limit, self.items.threshold), budget, seed)
         self._keep("pool", rows.history.items)
         self._keep("ranges_head", torch.stack([head.start, head.end]))
-        if transfer:
+        if s.melt_transfer:
             tail = ItemContexts.build(rows, self.items.tail.cpu().numpy())
             self._keep("ranges_tail", torch.stack([tail.start, tail.end]))
             self.tail_rows = TailRows(tail, self.inputs_schema.n_users, d)

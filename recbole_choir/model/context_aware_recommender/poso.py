@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -10,7 +10,8 @@ from recbole_choir.data import fields
 from recbole_choir.errors import ConfigError
 from recbole_choir.model.context_aware_recommender.base import Base
 from recbole_choir.model.layers.poso import PosoGates, PosoMixture
-from recbole_choir.settings.model import ConfigLike, read_choice, read_number, read_size
+from recbole_choir.model.settings.poso import POSOSettings
+from recbole_choir.settings.base import ConfigLike
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
@@ -46,13 +47,13 @@ class POSO(Base):
         POSO (Dai et al., 2021, arXiv 2108.04690); ChoirRec and AKT-Rec, Table 1; BASELINES 2.
     """
 
+    settings_class: ClassVar[type[POSOSettings]] = POSOSettings
+    settings: POSOSettings
+
     def __init__(self, config: ConfigLike, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.code_fields = SIDES[read_choice(config, "poso_pc", "both", tuple(SIDES))]
-        mode = read_choice(config, "poso_mode", "layers", ("layers", "naive"))
-        n_towers = read_size(config, "poso_towers", 3)
-        scale = read_number(config, "poso_scale", 2.0 if mode == "layers" else 2.0 / n_towers, 1e-6)
-        hidden = read_size(config, "poso_hidden", 32)
+        s = self.settings
+        self.code_fields = SIDES[s.poso_pc]
         schema = self.inputs_schema
         sizes = {
             fields.USER_STATS: len(schema.user_stat_names),
@@ -62,11 +63,17 @@ class POSO(Base):
         if n_code == 0:
             raise ConfigError("POSO: expected activity statistics for the code, got none")
         self.gates: PosoGates | PosoMixture
-        if mode == "layers":
-            self.gates = PosoGates(self.widths, n_code, hidden, scale)
+        if s.poso_mode == "layers":
+            self.gates = PosoGates(self.widths, n_code, s.poso_hidden, s.scale)
         else:
             self.gates = PosoMixture(
-                self.tower_width, self.widths, self.dropout_prob, n_towers, n_code, hidden, scale
+                self.tower_width,
+                self.widths,
+                self.dropout_prob,
+                s.poso_towers,
+                n_code,
+                s.poso_hidden,
+                s.scale,
             )
 
     def personalization_code(self, interaction: Interaction) -> torch.Tensor:

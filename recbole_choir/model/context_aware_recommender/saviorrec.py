@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -14,7 +14,8 @@ from recbole_choir.model.layers.bidirectional_attention import BidirectionalAtte
 from recbole_choir.model.layers.field_embedding import ItemTokens
 from recbole_choir.model.layers.further_inputs import FurtherInputs
 from recbole_choir.model.layers.modal_embedding import ModalEmbedding
-from recbole_choir.settings.model import ConfigLike, read_bool, read_size
+from recbole_choir.model.settings.saviorrec import SaviorRecSettings
+from recbole_choir.settings.base import ConfigLike
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
@@ -53,27 +54,29 @@ class SaviorRec(BaseMM):
         SaviorRec (2025, arXiv 2508.01375); AKT-Rec Table 1; BASELINES 6.
     """
 
+    settings_class: ClassVar[type[SaviorRecSettings]] = SaviorRecSettings
+    settings: SaviorRecSettings
+
     def __init__(self, config: ConfigLike, dataset: Any) -> None:
         super().__init__(config, dataset)
-        use_mba = read_bool(config, "savior_mba", True)
-        use_attention = read_bool(config, "savior_attention", True)
+        s = self.settings
         self.modal: ModalEmbedding | None = None
         self.attention: BidirectionalAttention | None = None
-        if not (use_mba or use_attention):
+        if not (s.savior_mba or s.savior_attention):
             return
         items = dataset.model_inputs.items
         if items is None:  # never: BaseMM has refused it
             raise ConfigError("SaviorRec: expects a semantic table with items")
-        size = read_size(config, "savior_modal_size", 32)
+        size = s.savior_modal_size
         self.modal = ModalEmbedding(
             items,
             size,
-            read_size(config, "savior_level_size", 32),
-            read_size(config, "savior_fusion_hidden", 64),
-            use_mba,
+            s.savior_level_size,
+            s.savior_fusion_hidden,
+            s.savior_mba,
         )
         width = size
-        if use_attention:
+        if s.savior_attention:
             behaviour = self.item_encoder.width
             self.attention = BidirectionalAttention(
                 size, behaviour, self.history_attention.att_type, self.history_attention.scale
@@ -84,7 +87,8 @@ class SaviorRec(BaseMM):
     @classmethod
     def needs(cls, config: ConfigLike) -> frozenset[str]:
         """The user groups and the item tables."""
-        own = any(read_bool(config, key, True) for key in ("savior_mba", "savior_attention"))
+        s = cls.settings_class.from_config(config)
+        own = s.savior_mba or s.savior_attention
         return frozenset({"groups", "items"}) if own else super().needs(config)
 
     def modal_inputs(

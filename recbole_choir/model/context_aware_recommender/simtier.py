@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from recbole_choir.errors import ConfigError
 from recbole_choir.model.context_aware_recommender.base_mm import BaseMM
 from recbole_choir.model.layers.further_inputs import FurtherInputs
 from recbole_choir.model.layers.similarity_tiers import SimilarityTiers, uniform_edges
-from recbole_choir.settings.model import ConfigLike, read_bool, read_choice, read_number
+from recbole_choir.model.settings.simtier import SimTierSettings
+from recbole_choir.settings.base import ConfigLike
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
@@ -52,21 +53,21 @@ class SimTier(BaseMM):
         SimTier (Sheng et al., 2024, arXiv 2407.19467); AKT-Rec Table 1; BASELINES 8.
     """
 
+    settings_class: ClassVar[type[SimTierSettings]] = SimTierSettings
+    settings: SimTierSettings
+
     def __init__(self, config: ConfigLike, dataset: Any) -> None:
         super().__init__(config, dataset)
-        width = read_number(config, "simtier_eps", 0.1, 0.001, 1.0)
-        if abs(round(1.0 / width) * width - 1.0) > 1e-6:
-            raise ConfigError(f"simtier_eps: expected 1 / a whole number, got {width:g}")
-        kind = read_choice(config, "simtier_edges", "uniform", ("uniform", "quantile"))
+        s = self.settings
         inputs: ModelInputs = dataset.model_inputs
         if inputs.items is None:  # never: BaseMM has refused it
             raise ConfigError("SimTier: expects a semantic table with items")
         center = None
-        if read_bool(config, "simtier_center", True):
+        if s.simtier_center:
             center = self._mean_vector(inputs.items, self.require_activity(inputs).item_rows > 0)
-        log = read_bool(config, "simtier_log", True)
-        self.tiers = SimilarityTiers(inputs.items, uniform_edges(width), center, log)
-        if kind == "quantile":
+        edges = uniform_edges(s.simtier_eps)
+        self.tiers = SimilarityTiers(inputs.items, edges, center, s.simtier_log)
+        if s.simtier_edges == "quantile":
             self._fit_edges(dataset.row_inputs)
         self.further = FurtherInputs(self.tiers.width, self.widths[0], self.h0_width)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -13,7 +13,8 @@ from recbole_choir.model.layers.additive_attention import AdditiveAttention
 from recbole_choir.model.layers.field_embedding import ItemTokens
 from recbole_choir.model.layers.mlp import linear
 from recbole_choir.model.layers.to_front import last_valid, to_front
-from recbole_choir.settings.model import ConfigLike, read_bool, read_size
+from recbole_choir.model.settings.tailnet import TailNetSettings
+from recbole_choir.settings.base import ConfigLike
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
@@ -67,16 +68,19 @@ class TailNet(Base):
 
     tail: torch.Tensor
 
+    settings_class: ClassVar[type[TailNetSettings]] = TailNetSettings
+    settings: TailNetSettings
+
     def __init__(self, config: ConfigLike, dataset: Any) -> None:
         super().__init__(config, dataset)
         activity = self.require_activity(dataset.model_inputs)
         self.register_buffer("tail", activity.tail_item, persistent=False)
-        self.pure = read_bool(config, "tailnet_pure", False)
+        self.pure = self.settings.tailnet_pure
         if self.pure:  # nothing would train them
             del self.individual, self.user_table, self.user_bank, self.context_bank
             del self.history_attention
             self.bias = nn.Parameter(torch.zeros(()))
-        hidden, width = read_size(config, "tailnet_hidden", 32), self.item_encoder.width
+        hidden, width = self.settings.tailnet_hidden, self.item_encoder.width
         self.gru = nn.GRU(width, hidden, batch_first=True)
         self.preference = AdditiveAttention(hidden)
         self.factor = linear(hidden, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 
@@ -15,7 +15,8 @@ from recbole_choir.model.layers.cross_attention import CrossAttention
 from recbole_choir.model.layers.field_embedding import ItemTokens
 from recbole_choir.model.layers.further_inputs import FurtherInputs
 from recbole_choir.model.layers.mlp import MLP
-from recbole_choir.settings.model import ConfigLike, read_number, read_size, read_sizes
+from recbole_choir.model.settings.uie import UIESettings
+from recbole_choir.settings.base import ConfigLike, read
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
@@ -72,30 +73,32 @@ class UIE(Base):
 
     user_type: torch.Tensor
 
+    settings_class: ClassVar[type[UIESettings]] = UIESettings
+    settings: UIESettings
+
     def __init__(self, config: ConfigLike, dataset: Any) -> None:
         super().__init__(config, dataset)
         activity = self.require_activity(dataset.model_inputs)
-        n_types = read_size(config, "uie_types", 5)
+        s = self.settings
         self.register_buffer(
-            "user_type", activity_types(activity.user_rows, n_types), persistent=False
+            "user_type", activity_types(activity.user_rows, s.uie_types), persistent=False
         )
-        size, hidden = read_size(config, "uie_size", 32), read_sizes(config, "uie_hidden", (64,))
+        size, hidden = s.uie_size, s.uie_hidden
         self.profile_tower = MLP(self.user_width, hidden, size)
         self.behaviour_tower = MLP(self.item_encoder.width, hidden, size)
         self.item_tower = MLP(self.item_encoder.width, hidden, size)
         self.pseudo_attention = CrossAttention(size)
         self.further = FurtherInputs(3 * size, self.widths[0], self.tower_width)
-        n, top_k = read_size(config, "uie_centroids", 256), read_size(config, "uie_top_k", 8)
-        rate = read_number(config, "uie_rate", 0.05, 0.0, 1.0)
+        n, top_k, rate = s.uie_centroids, s.uie_top_k, s.uie_rate
         schema = self.inputs_schema
         # At least 50 users, or items, to a centroid.
         n_user, n_item = (min(n, max(top_k, m // 50)) for m in (schema.n_users, schema.n_items))
         self.profiles = CentroidMemory(n_user, size, rate, top_k)
         self.behaviours = CentroidMemory(n_user, size, rate, top_k)
         self.items = CentroidMemory(n_item, size, rate, top_k)
-        self.aux_weight = read_number(config, "uie_aux_weight", 0.1, 0.0)
-        seed = int(read_number(config, "seed", 2020))
-        self.sample = BalancedSample(n_types, read_size(config, "uie_rows_per_type", 16), seed)
+        self.aux_weight = s.uie_aux_weight
+        seed = int(read(config, "seed", 2020))
+        self.sample = BalancedSample(s.uie_types, s.uie_rows_per_type, seed)
 
     @classmethod
     def needs(cls, config: ConfigLike) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +21,10 @@ from recbole_choir.model.layers.dot_pooling import (
 )
 from recbole_choir.model.layers.lookup import gather_rows
 from recbole_choir.model.layers.mlp import linear
+from recbole_choir.model.settings.shared import AttType
 
 #: Forms of target attention, see :class:`TargetAttention`.
-ATT_TYPES: Final = ("sigmoid", "cosine", "dot", "mlp", "mlp_sum")
+ATT_TYPES: Final[tuple[str, ...]] = get_args(AttType)
 #: Smallest length that a token is divided by: tokens that decay has shrunk to nothing get a cosine
 #: near 0 and bounded gradients. A fresh token is about .3 long.
 EPS: Final = 1e-3

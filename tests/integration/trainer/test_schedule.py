@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from recbole_choir.errors import ConfigError
-from recbole_choir.integration.schedule import check_schedule, learning_rate_at
+from recbole_choir.integration.schedule import learning_rate_at
+from recbole_choir.settings.run import RunSettings
 
 
 def rates(schedule, n=5, start=0.01, final=0.001):
@@ -30,7 +31,7 @@ def test_past_the_end_and_single_step(schedule):
 
 
 def test_linear_may_end_at_zero():
-    check_schedule("linear", 0.01, 0.0)
+    assert RunSettings.resolve({"lr_schedule": "linear", "lr_final": 0.0}).lr_final == 0
     assert rates("linear", final=0.0)[-1] == 0.0
 
 
@@ -40,11 +41,11 @@ def test_linear_may_end_at_zero():
         ("linaer", 0.1, "did you mean 'linear'"),
         ("linear", None, "lr_final: expected a number"),
         ("exponential", 0.0, "lr_final: expected a number above 0, got 0.0"),
-        ("linear", -1.0, "lr_final: expected a number from 0, got -1.0"),
+        ("linear", -1.0, "lr_final: expected a number in [0, inf) or null, got -1.0"),
         ("linear", float("nan"), "lr_final"),
     ],
 )
 def test_refused(schedule, final, message):
     with pytest.raises(ConfigError) as error:
-        check_schedule(schedule, 0.01, final)
+        RunSettings.resolve({"lr_schedule": schedule, "lr_final": final})
     assert message in str(error.value)

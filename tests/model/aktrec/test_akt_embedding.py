@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from recbole_choir.model.aktrec.adaptive_embedding import AdaptiveEmbedding
 from recbole_choir.model.aktrec.cluster_embedding import ClusterEmbedding
 from recbole_choir.model.layers.activity_gate import ActivityGate
 from recbole_choir.model.layers.side_tables import SideTables
+from recbole_choir.model.settings.aktrec import ClusterInit
 
 CODES = torch.tensor([[[0, 0]] * 5, [[0, 0], [1, 2], [1, 2], [2, 1], [0, 0]]])  # [2, 5, 2]
 SNAPSHOT = torch.ones(5, dtype=torch.long)
@@ -304,7 +305,7 @@ def test_initial_vectors_by_name() -> None:
 
     made = {
         init: cluster_start.initial_vectors(init, CODES, [2, 2], centroids, 3, 0.1)
-        for init in cluster_start.INITS
+        for init in get_args(ClusterInit)
     }
     assert len(calls) == 1  # costly, and asked for by one of them alone
     for name in ("levels", "centroid"):

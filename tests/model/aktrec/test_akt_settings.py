@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,9 @@ import pytest
 import yaml
 
 from recbole_choir.errors import ConfigError
-from recbole_choir.model.aktrec.settings import VARIANTS, AKTSettings
 from recbole_choir.model.context_aware_recommender.aktrec import AKTRec
+from recbole_choir.model.settings.aktrec import AKTRecSettings
 
-#: Keys of Base that AKTRec does not read.
-OF_BASE = {"use_group_stats", "use_lifts", "use_own_scores"}
 PROPERTIES = Path(__file__).parents[3] / "properties" / "model"
 
 
@@ -22,8 +19,8 @@ def load(name: str) -> dict[str, Any]:
     return yaml.safe_load((PROPERTIES / f"{name}.yaml").read_text())
 
 
-def settings(**config: Any) -> AKTSettings:
-    return AKTSettings.from_config(config)
+def settings(**config: Any) -> AKTRecSettings:
+    return AKTRecSettings.from_config(config)
 
 
 def test_the_paper_is_the_default() -> None:
@@ -40,8 +37,9 @@ def test_the_paper_is_the_default() -> None:
 
 
 def test_plus_differs_exactly_here() -> None:
-    paper, plus = VARIANTS["paper"], VARIANTS["plus"]
+    paper, plus = settings().plain(), settings(variant="plus").plain()
     assert {k: v for k, v in plus.items() if paper[k] != v} == {
+        "variant": "plus",
         "cluster_init": "centroid",
         "hfa_fusion": "concat",
         "use_content": True,
@@ -84,9 +82,9 @@ def test_what_settings_imply() -> None:
         ),
         ({"variant": "papr"}, r"variant: expected one of paper, plus, got 'papr' \(did you mean"),
         ({"cgae_gate": "half"}, "cgae_gate: expected learned or a number in .*, got 'half'"),
-        ({"hfa_gate": 1.5}, r"hfa_gate: expected a number in \[0, 1\], got 1.5"),
-        ({"r_dim": 2}, "r_dim: expected 1 or m, got 2"),
-        ({"r_dim": True}, "r_dim: expected 1 or m, got True"),
+        ({"hfa_gate": 1.5}, r"hfa_gate: expected learned or a number in \[0, 1\], got 1.5"),
+        ({"r_dim": 2}, "r_dim: expected one of 1, m, got 2"),
+        ({"r_dim": True}, "r_dim: expected one of 1, m, got True"),
         ({"unseen_gate": "ones"}, r"unseen_gate: expected one of gate, one.*did you mean 'one'"),
         ({"lambda1": -1}, "lambda1: expected a number"),
         ({"cluster_emb": "per-id"}, r"cluster_emb: .*did you mean 'per_id'"),
@@ -103,7 +101,7 @@ def test_what_settings_imply() -> None:
 )
 def test_wrong_values_are_one_clear_line(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
-        AKTSettings.from_config(config)
+        AKTRecSettings.from_config(config)
     assert "\n" not in str(error.value)
 
 
@@ -117,27 +115,6 @@ def test_needs_follow_the_settings() -> None:
     assert AKTRec.needs({**off, "use_codes": True}) == {"groups", "items"}
     assert AKTRec.needs({**off, "use_content": True}) == {"groups", "items"}
     assert AKTRec.needs({**off, "use_cluster_stats": True}) == everything
-
-
-def test_the_yaml_holds_the_defaults_of_the_code() -> None:
-    config = load("AKTRec")
-    assert AKTSettings.from_config(config) == settings()
-    names = {f.name for f in dataclasses.fields(AKTSettings)}
-    assert names <= set(config)
-    assert {k for k, v in config.items() if v is None} == set(VARIANTS["paper"])
-    table = {"semantic_recipe", "cluster_sequence_length", "cluster_min_support"}
-    assert set(config) - names == (set(load("Base")) - OF_BASE) | table
-    assert config["semantic_recipe"] == load("BaseMM")["semantic_recipe"] == "akt"
-
-
-@pytest.mark.parametrize("name", ["AKTRec", "BaseMM"])
-def test_the_yaml_shares_what_all_models_share(name: str) -> None:
-    text = (PROPERTIES / "Base.yaml").read_text()
-    block = text[text.index("# --- features") : text.index("# --- of Base alone")]
-    assert block.strip() in (PROPERTIES / f"{name}.yaml").read_text()
-    for line in (PROPERTIES / f"{name}.yaml").read_text().splitlines():
-        if line and not line.startswith("#"):
-            assert "#" in line, line
 
 
 def test_a_model_without_any_setting_has_the_yamls_shapes(helpers: Any) -> None:

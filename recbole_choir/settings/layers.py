@@ -1,14 +1,24 @@
-"""Command-line values and YAML text, read as data and never as code."""
+"""Layers of settings: YAML files and command lines, read as data and never as code, and merged.
+
+Later layers win. Of the mappings in :data:`MERGED_KEYS` a layer may give single entries; other
+mappings are replaced as a whole, as in RecBole. A dotted key (``--load_col.user=[age]``) reaches a
+single entry of any mapping.
+"""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
 
 import yaml
 
 from recbole_choir.errors import ConfigError
+
+#: Mappings of which a layer may give single entries, and how many levels deep.
+MERGED_KEYS: Final[Mapping[str, float]] = {"eval_args": 1, "semantic": math.inf}
 
 
 class YamlLoader(yaml.SafeLoader):
@@ -116,11 +126,59 @@ def _insert(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     node[path[-1]] = value
 
 
-def merged(below: Any, above: Any) -> Any:
-    """Lay ``above`` over ``below``: a :class:`Merge` changes entries, anything else replaces."""
-    if not isinstance(above, Merge):
-        return above
-    result = dict(below) if isinstance(below, dict) else {}
+def lay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """One layer over another: what both give, ``above`` decides.
+
+    Args:
+        below, above: Key -> value; neither is changed.
+    """
+    out: dict[str, Any] = dict(below)
     for key, value in above.items():
-        result[key] = merged(result.get(key), value)
-    return result
+        out[key] = merge(out.get(key), value, MERGED_KEYS.get(key, 0))
+    return out
+
+
+def merge(below: Any, above: Any, depth: float = math.inf) -> Any:
+    """A value over a value.
+
+    Args:
+        below: What lies under it.
+        above: A :class:`Merge` changes entries. Any other mapping does so ``depth`` levels deep
+            and replaces below that; anything else replaces.
+        depth: See ``above``.
+
+    Returns:
+        The result. Over nothing a :class:`Merge` stays one: it changes entries of a default that
+        is not known here.
+    """
+    changes = isinstance(above, Merge) or (isinstance(above, Mapping) and depth > 0)
+    if not changes or below is None:
+        return above
+    keep = isinstance(below, Merge) or not isinstance(below, Mapping)
+    out: dict[str, Any] = Merge() if keep else {}
+    out.update(below if isinstance(below, Mapping) else {})
+    for key, value in above.items():
+        out[key] = merge(out.get(key), value, depth - 1)
+    return out
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a configuration file.
+
+    Raises:
+        ConfigError: The file is missing, is not YAML or holds no mapping.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.load(file, Loader=YamlLoader)
+    except OSError as error:
+        raise ConfigError(f"config file {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"config file {path}: not YAML ({reason})") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(k, str) for k in content):
+        what = type(content).__name__ if not isinstance(content, dict) else "keys that are no texts"
+        raise ConfigError(f"config file {path}: expected 'key: value' lines, got {what}")
+    return content
