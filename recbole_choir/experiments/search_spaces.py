@@ -1,4 +1,4 @@
-"""What is searched for a model: ``properties/search/<Model>.yaml`` over ``default.yaml``."""
+"""What is searched for a model: RecBole's keys by YAML files, this package's by their classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.paths import properties_dir
+from recbole_choir.settings import catalogue
 from recbole_choir.settings.layers import read_yaml
+from recbole_choir.settings.run import RunSettings
 
 FIELDS = ("choices", "low", "high", "log", "step", "default", "zero")
 
@@ -106,19 +108,24 @@ def load_space(model: str, folder: Path, config: Mapping[str, Any]) -> Space:
 
     Args:
         model: Its name.
-        folder: With ``default.yaml`` and ``<Model>.yaml``, where the model has one of its own.
-        config: The model's configuration: keys of ``default.yaml`` that it lacks are left out.
+        folder: With ``default.yaml`` and perhaps ``<Model>.yaml``, whose ranges win over those in
+            the classes of settings (:func:`recbole_choir.settings.base.setting`).
+        config: The model's configuration: keys that it lacks are left out.
 
     Returns:
-        Key -> dimension, in the order of the files.
+        Key -> dimension: those of ``default.yaml``, of the run's and the model's settings, of
+        ``<Model>.yaml``.
 
     Raises:
         ConfigError: A file is missing or malformed; the line names file, key and what is wrong.
     """
-    default = folder / "default.yaml"
+    given = _read(folder / "default.yaml")
+    for cls in filter(None, (RunSettings, catalogue.settings_class(model))):
+        for key, content in cls.searched().items():
+            given.setdefault(key, _dimension(content, f"{cls.__name__}.{key}"))
     space = {
         key: dimension
-        for key, dimension in _read(default).items()
+        for key, dimension in given.items()
         if dimension is not None and key.split(".")[0] in config
     }
     own = folder / f"{model}.yaml"

@@ -79,7 +79,8 @@ def setting(
         meaning: What it does, in one or two sentences, for the documentation.
         source: Where the default is from: a section of the paper, an entry of docs/gaps.md
             ("C9"), the code of the authors, or :data:`OURS`.
-        search: The range that ``recbole-choir compare`` searches, as in ``properties/search``.
+        search: The range that ``recbole-choir compare`` searches, in the form of
+            ``properties/search/default.yaml``, which has the ranges of RecBole's keys.
         shown: Whether the model's YAML shows it.
     """
     more: dict[str, Any] = {"source": source}
@@ -194,6 +195,16 @@ class Settings(BaseModel):
             key: None if key in elsewhere else plain(field.default)
             for key, field in cls.model_fields.items()
         }
+
+    @classmethod
+    def searched(cls) -> dict[str, dict[str, Any]]:
+        """Setting -> the range that a search takes its values from."""
+        found = {}
+        for key, field in cls.model_fields.items():
+            more = field.json_schema_extra
+            if isinstance(more, dict) and isinstance(more.get("search"), dict):
+                found[key] = dict(more["search"])
+        return found
 
     def plain(self) -> dict[str, Any]:
         """The settings as YAML and JSON hold them."""

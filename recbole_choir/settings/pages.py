@@ -61,6 +61,8 @@ def _lines(cls: type[Settings]) -> Iterator[str]:
         yield ""
         yield f"{key} = {_yaml(cls, key)}    ({expected(field)}; {_more(cls, key)['source']})"
         yield textwrap.indent(textwrap.fill(str(field.description), WIDTH - 4), "    ")
+        if key in cls.searched():
+            yield f"    searched: {_inline(cls.searched()[key])}"
         for variant, values in cls.variants.items():
             if key in values:
                 yield f"    {variant}: {_inline(values[key])}"

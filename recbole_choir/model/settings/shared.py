@@ -28,7 +28,6 @@ class SharedSettings(Settings):
         16,
         "d of every id and attribute (the papers are silent; 16 or 32)",
         "baselines 1",
-        search={"choices": [8, 10, 16, 32]},
         shown=True,
     )
     embedding_init_std: Weight = setting(
@@ -47,7 +46,6 @@ class SharedSettings(Settings):
         0.1,
         "dropout after every hidden layer",
         "baselines 1",
-        search={"low": 0.0, "high": 0.5, "step": 0.1},
         shown=True,
     )
     att_type: AttType = setting(
