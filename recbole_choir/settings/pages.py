@@ -90,8 +90,7 @@ def _yaml(cls: type[Settings], key: str) -> str:
 
 def model_yaml(name: str) -> str:
     """``properties/model/<name>.yaml``: what a person would want to see and change."""
-    cls = catalogue.settings_class(name)
-    assert cls is not None, name
+    cls = catalogue.settings_class(name) or catalogue.shared_settings()
     lines = [f"# {line}".rstrip() for line in inspect.cleandoc(cls.__doc__ or "").splitlines()]
     lines += ["#", f"# All settings, with what they mean: recbole-choir settings {name}", ""]
     elsewhere = cls.decided_elsewhere()

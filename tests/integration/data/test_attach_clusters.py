@@ -331,7 +331,7 @@ def test_settings_reach_the_sequences(
     for key, value in (("cluster_min_support", 0), ("cluster_sequence_length", 0)):
         with pytest.raises(ConfigError, match=f"{key}: expected"):
             make_config(ReadsClusters, **{key: value})
-    with pytest.raises(ConfigError, match="cluster_min_support: expected an integer"):
+    with pytest.raises(ConfigError, match="cluster_min_support: expected a whole number"):
         make_config(ReadsClusters, cluster_min_support="many")
 
 

@@ -57,5 +57,5 @@ def test_models_are_told(toy: Path, make_config: Callable[..., Any]) -> None:
     assert told(sampled_negatives=True)
     (toy / "toy" / MANIFEST).write_text(json.dumps({"negatives": {"kind": "uniform"}}))
     assert told()
-    with pytest.raises(ConfigError, match="sampled_negatives: expected true or false or null"):
+    with pytest.raises(ConfigError, match="sampled_negatives: expected True or False or null"):
         told(sampled_negatives=3)

@@ -25,8 +25,9 @@ from recbole_choir.model.layers.tail_rows import TailRows
 
 
 def melt(helpers: Any, **settings: Any) -> MELT:
+    tails = dict.fromkeys(("melt_tail_user", "melt_tail_item"), "evaluation")
     return helpers.build(
-        MELT, **{"melt_dropout": 0.0, "epochs": 4, "melt_transfer_from": 0, **settings}
+        MELT, **{"melt_dropout": 0.0, "epochs": 4, "melt_transfer_from": 0, **tails, **settings}
     )
 
 

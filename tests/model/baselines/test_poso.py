@@ -128,5 +128,5 @@ def test_a_dataset_without_statistics_is_refused(helpers) -> None:
 
 
 def test_settings_are_checked(helpers) -> None:
-    with pytest.raises(ConfigError, match="poso_pc: expected one of user, item, both"):
+    with pytest.raises(ConfigError, match="poso_pc: expected one of both, user, item"):
         helpers.build(POSO, poso_pc="users")
