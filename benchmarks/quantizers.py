@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from recbole_choir.datasets import ensure_atomic_files
 from recbole_choir.integration import ChoirConfig, create_dataset, parse_cli
 from recbole_choir.record import versions
 from recbole_choir.semantic import RQVAE, Recipe, RQKMeans, load_recipe, prepare_frames
@@ -34,7 +35,6 @@ from recbole_choir.semantic.inputs import make_input
 from recbole_choir.semantic.items import make_item_input
 from recbole_choir.semantic.quantizers.base import Quantizer
 from recbole_choir.semantic.quantizers.points import as_points, distinct_points
-from recbole_choir.sources import ensure_atomic_files
 
 RECORD = Path(__file__).parent / "records" / "quantizers.json"
 CACHE = Path("saved") / "semantic" / ".embeddings"

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from recbole_choir.datasets import known_datasets
 from recbole_choir.errors import ChoirError
 from recbole_choir.settings.catalogue import known_models
 from recbole_choir.settings.complete import check
 from recbole_choir.settings.layers import parse_cli
-from recbole_choir.sources import known_datasets
 
 USAGE = """\
 usage: run_recbole_choir.py --model=MODEL [--dataset=DATASET]

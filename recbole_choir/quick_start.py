@@ -21,6 +21,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recbole_choir import record as records
 from recbole_choir.console import console_report
+from recbole_choir.datasets import ensure_atomic_files
 from recbole_choir.evaluator import Segments
 from recbole_choir.evaluator.norms import norms_by_activity
 from recbole_choir.integration import (
@@ -36,7 +37,7 @@ from recbole_choir.integration import (
 from recbole_choir.integration.user_vectors import user_vectors
 from recbole_choir.integration.validation_points import Pruned
 from recbole_choir.integration.warm_start import warm_start
-from recbole_choir.sources import ensure_atomic_files, ensure_semantic_table
+from recbole_choir.table_source import ensure_semantic_table
 
 logger = logging.getLogger("recbole_choir")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from recbole_choir.datasets import ensure_atomic_files
 from recbole_choir.errors import ConfigError
 from recbole_choir.experiments.markdown import write_pages
 from recbole_choir.experiments.overrides import common_settings
@@ -24,7 +25,6 @@ from recbole_choir.experiments.summary import State, collect, write_chosen, writ
 from recbole_choir.experiments.tables import to_markdown
 from recbole_choir.experiments.tuning import load_optuna
 from recbole_choir.integration import ChoirConfig
-from recbole_choir.sources import ensure_atomic_files
 
 DESCRIPTION = """\
 Compare models on datasets. Every row is tuned with the same number of trials, chosen on

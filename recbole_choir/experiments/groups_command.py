@@ -11,6 +11,7 @@ from typing import Any, Final
 import pandas as pd
 
 from recbole_choir import quick_start
+from recbole_choir.datasets import ensure_atomic_files
 from recbole_choir.errors import ConfigError
 from recbole_choir.experiments.tables import comparison, load_records
 from recbole_choir.integration import ChoirConfig, create_dataset, init_logging, parse_cli
@@ -20,7 +21,6 @@ from recbole_choir.semantic.frames.canonical import prepare_frames
 from recbole_choir.semantic.profiles.engines import LLM_ENGINES
 from recbole_choir.semantic.profiles.llm_profiles import store_path
 from recbole_choir.settings.recipe import Recipe
-from recbole_choir.sources import ensure_atomic_files
 
 #: The groupings of the paper's Table 2 and of our own, under the names that the cells of
 #: benchmarks/studies/profiles-ml-100k.yaml have.

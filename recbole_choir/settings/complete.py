@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from recbole_choir.datasets import DEFAULT_DATA_PATH, known_datasets, own_data_config
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.paths import properties_dir
 from recbole_choir.settings import catalogue, recbole_keys
@@ -20,7 +21,6 @@ from recbole_choir.settings.base import Settings, kinds
 from recbole_choir.settings.layers import lay, parse_value, read_yaml
 from recbole_choir.settings.recipe import Recipe, load_recipe
 from recbole_choir.settings.run import RunSettings
-from recbole_choir.sources import DEFAULT_DATA_PATH, known_datasets, own_data_config
 
 _WORDS: Final = {
     "null": "null",
