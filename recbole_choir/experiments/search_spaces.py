@@ -11,6 +11,7 @@ from typing import Any
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.paths import properties_dir
 from recbole_choir.settings import catalogue
+from recbole_choir.settings.base import Settings
 from recbole_choir.settings.layers import read_yaml
 from recbole_choir.settings.run import RunSettings
 
@@ -120,7 +121,7 @@ def load_space(model: str, folder: Path, config: Mapping[str, Any]) -> Space:
         ConfigError: A file is missing or malformed; the line names file, key and what is wrong.
     """
     given = _read(folder / "default.yaml")
-    for cls in filter(None, (RunSettings, catalogue.settings_class(model))):
+    for cls in (RunSettings, catalogue.settings_class(model) or Settings):
         for key, content in cls.searched().items():
             given.setdefault(key, _dimension(content, f"{cls.__name__}.{key}"))
     space = {
