@@ -23,6 +23,7 @@ usage: run_recbole_choir.py --model=MODEL [--dataset=DATASET]
        recbole-choir groups --out FOLDER        groupings of a dataset compared; see groups --help
        recbole-choir report FOLDER --out PAGE   records as one HTML page; see report --help
        recbole-choir download NAME --raw DIR    a dataset's official files; see download --help
+       recbole-choir check DATASET              a dataset's files looked at; see check --help
        recbole-choir settings [MODEL]           every setting with its default and meaning
 
   --model=ChoirRec         a model of this package or any context-aware model of RecBole,
@@ -54,6 +55,7 @@ COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "report": _command("report.command"),
     "download": _command("dataset_adapters.download_command"),
     "settings": _command("settings.pages"),
+    "check": _command("file_findings"),
 }
 
 

@@ -105,7 +105,7 @@ LEVELS = (
     ("evaluator", "dataset_adapters"),
     ("datasets",),
     ("settings", "record", "data"),
-    ("model", "semantic"),
+    ("model", "semantic", "file_findings"),
     ("integration", "table_source", "console"),
     ("quick_start",),
     ("experiments",),

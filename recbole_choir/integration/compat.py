@@ -107,7 +107,10 @@ def read_atomic_frame(
     columns: dict[str, Any] = {"delimiter": delimiter, "usecols": usecols, "encoding": encoding}
     if len(delimiter) != 1:
         return pd.read_csv(path, dtype=dtype, engine="python", **columns)
-    frame = pd.read_csv(path, dtype=str, engine="c", **columns)
+    # "nan", "NA" and "null" are names like any other; only an empty field is a missing one.
+    frame = pd.read_csv(
+        path, dtype=str, engine="c", keep_default_na=False, na_values=[""], **columns
+    )
     for name, kind in dtype.items():
         if kind is not str:
             frame[name] = frame[name].to_numpy(object).astype(kind)

@@ -19,6 +19,7 @@ from recbole.utils import FeatureType, ModelType
 from recbole_choir.data.activity import Activity
 from recbole_choir.data.clusters.tables import Clusters
 from recbole_choir.data.fields import N_BUY
+from recbole_choir.data.file_checks import FACTORS, refuse
 from recbole_choir.data.lifts import LiftSource
 from recbole_choir.data.rows import RowInputs
 from recbole_choir.data.schema import FeatureSchema, Field, ModelInputs
@@ -29,6 +30,7 @@ from recbole_choir.data.table.item_tables import ItemTables
 from recbole_choir.data.table.semantic_table import SemanticTable
 from recbole_choir.errors import ConfigError, DataError, TableError, nearest
 from recbole_choir.evaluator import Segments
+from recbole_choir.file_findings import findings_of, log_findings
 from recbole_choir.integration import compat, feature_arrays
 from recbole_choir.integration.injection import Injection
 from recbole_choir.integration.negatives import has_sampled_negatives
@@ -87,7 +89,9 @@ class ChoirDataset(Dataset):
     # --- loading ---------------------------------------------------------------------------
 
     def _load_data(self, token: str, dataset_path: str) -> None:
+        refuse(log_findings(findings_of(self.config)))
         super()._load_data(token, dataset_path)
+        self.inter_feat[self.time_field] /= FACTORS[self.config["time_unit"]]
         self._numbers: list[str] = []
         # Before RecBole numbers the values of what is still a token.
         for field in self.config["numeric_attr_fields"] or ():
@@ -411,6 +415,7 @@ class ChoirDataset(Dataset):
         ids = [frame[f].map(self.field2token_id[f]).to_numpy(np.float64) for f in names[:2]]
         stamps = frame[str(self.time_field)]
         time = np.asarray(pd.to_numeric(stamps, errors="coerce"), dtype=np.float64)
+        time = time / FACTORS[self.config["time_unit"]]
         good = np.isfinite(ids[0]) & np.isfinite(ids[1]) & np.isfinite(time)
         logger.info(
             "%s: %d positives that are no rows, %d left out (user or item unknown, or no time)",

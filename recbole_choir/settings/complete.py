@@ -166,8 +166,15 @@ def defaults(
         # Columns and roles that follow from the mapping; a dataset's own YAML may say more.
         layers.insert(-1, own_data_config(dataset, own))
     for layer in layers:
-        values = lay(values, layer)
+        values = lay(values, {k: v for k, v in layer.items() if not _of_others(k, values)})
     return lay(values, _preset(model, values, external))
+
+
+def _of_others(key: str, values: Mapping[str, Any]) -> bool:
+    """Whether a dataset's YAML sets what other models read and this one does not."""
+    if key in values or key in recbole_keys.arguments():
+        return False
+    return any(key in _keys_of(name) for name in catalogue.known_models())
 
 
 def _preset(model: str, values: Mapping[str, Any], external: Mapping[str, Any]) -> dict[str, Any]:

@@ -170,10 +170,14 @@ def test_roles_choose_the_fields(make_config: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
-        ({"TIME_FIELD": "stamp"}, DataError, "TIME_FIELD: expected a float column 'stamp'"),
+        ({"TIME_FIELD": "stamp"}, DataError, "expected the columns stamp, got user_id"),
         ({"threshold": None}, DataError, "LABEL_FIELD: expected a column 'label'"),
         ({"threshold": {"ratng": 4}}, DataError, "did you mean 'rating'"),
-        ({"threshold": {"hour": 4}}, DataError, "expected a float column of toy.inter"),
+        (
+            {"threshold": {"hour": 4}},
+            DataError,
+            "hour: expected the type float, got token",
+        ),
         ({"threshold": {"rating": 4, "price": 1}}, ConfigError, "expected one field"),
         ({"category_field": "genr"}, ConfigError, "category_field.*did you mean 'genre'"),
         ({"user_attr_fields": ["gendr"]}, ConfigError, "user_attr_fields.*did you mean 'gender'"),
@@ -197,18 +201,21 @@ def test_rows_without_time_or_rating_are_refused(
     lines = path.read_text().splitlines()
     cells = lines[1].split("\t")
     path.write_text("\n".join([lines[0], "\t".join([*cells[:2], "", *cells[3:]]), *lines[2:]]))
-    with pytest.raises(DataError, match="expected 'rating' in every row, got 1 of 240 without"):
+    with pytest.raises(
+        DataError,
+        match="rating: expected a number in every row, got 1 of 240 with",
+    ):
         create_dataset(make_config())
     dataset = create_dataset(make_config(val_interval={"rating": "(-inf,inf)"}))
     assert len(dataset) == 239
     path.write_text("\n".join([lines[0], "\t".join([*cells[:3], "", *cells[4:]]), *lines[2:]]))
-    with pytest.raises(DataError, match="expected 'timestamp' in every row"):
+    with pytest.raises(DataError, match="timestamp: expected a number in every row"):
         create_dataset(make_config())
 
 
 def test_labels_must_be_zero_or_one(make_config: Callable[..., Any]) -> None:
     config = make_config(threshold=None, LABEL_FIELD="rating")
-    with pytest.raises(DataError, match="expected labels 0 and 1 in 'rating'"):
+    with pytest.raises(DataError, match="rating: expected labels 0 and 1, got"):
         create_dataset(config)
 
 
