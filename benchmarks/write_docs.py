@@ -19,7 +19,7 @@ import pandas as pd
 from recbole_choir.experiments.groups_command import downstream
 from recbole_choir.experiments.markdown import gains
 from recbole_choir.experiments.tables import SEGMENTS, markdown_tables, to_markdown
-from recbole_choir.semantic.compare import comparison_table
+from recbole_choir.semantic.quality.compare import comparison_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"

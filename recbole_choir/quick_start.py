@@ -34,7 +34,7 @@ from recbole_choir.integration import (
     init_logging,
     init_seed,
 )
-from recbole_choir.integration.user_vectors import user_vectors
+from recbole_choir.integration.predictions import user_vectors
 from recbole_choir.integration.validation_points import Pruned
 from recbole_choir.integration.warm_start import warm_start
 from recbole_choir.table_source import ensure_semantic_table

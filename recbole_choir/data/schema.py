@@ -10,8 +10,8 @@ import torch
 if TYPE_CHECKING:
     from recbole_choir.data.activity import Activity
     from recbole_choir.data.clusters.tables import Clusters
+    from recbole_choir.data.table.group_tables import GroupTables
     from recbole_choir.data.table.item_tables import ItemTables
-    from recbole_choir.data.table.semantic_table import GroupTables
 
 Kind = Literal["token", "token_seq", "float"]
 

@@ -16,10 +16,10 @@ from recbole_choir.errors import ConfigError
 from recbole_choir.experiments.tables import comparison, load_records
 from recbole_choir.integration import ChoirConfig, create_dataset, init_logging, parse_cli
 from recbole_choir.semantic import load_recipe, snapshot_times
-from recbole_choir.semantic.compare import SEEDS, TABLE, compare, parse_candidates
 from recbole_choir.semantic.frames.canonical import prepare_frames
-from recbole_choir.semantic.profiles.engines import LLM_ENGINES
 from recbole_choir.semantic.profiles.llm_profiles import store_path
+from recbole_choir.semantic.quality.compare import SEEDS, TABLE, compare, parse_candidates
+from recbole_choir.settings.profiles import LLM_ENGINES
 from recbole_choir.settings.recipe import Recipe
 
 #: The groupings of the paper's Table 2 and of our own, under the names that the cells of

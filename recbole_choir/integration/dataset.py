@@ -27,15 +27,16 @@ from recbole_choir.data.split import ratio_split, time_order
 from recbole_choir.data.statistics import ITEM_STAT_NAMES, USER_STAT_NAMES, Events
 from recbole_choir.data.table.group_tables import GroupTables, Scale
 from recbole_choir.data.table.item_tables import ItemTables
+from recbole_choir.data.table.own_scores import OwnVectors
 from recbole_choir.data.table.semantic_table import SemanticTable
+from recbole_choir.data.table.soft_groups import SoftGroups
 from recbole_choir.errors import ConfigError, DataError, TableError, nearest
 from recbole_choir.evaluator import Segments
 from recbole_choir.file_findings import findings_of, log_findings
 from recbole_choir.integration import compat, feature_arrays
+from recbole_choir.integration.feature_arrays import has_sampled_negatives, in_share
 from recbole_choir.integration.injection import Injection
-from recbole_choir.integration.negatives import has_sampled_negatives
 from recbole_choir.integration.roles import Roles, find_roles
-from recbole_choir.integration.user_share import in_share
 
 logger = logging.getLogger("recbole_choir")
 
@@ -652,7 +653,7 @@ class ChoirDataset(Dataset):
         if "lifts" in needs:
             ids = self._shared.lift_ids
             names = rows.attach_lifts(
-                table.soft.groups(table, users),
+                SoftGroups.join(table.soft, table, users),
                 table.snapshot_times,
                 [LiftSource("item", None), *(LiftSource(f, v) for f, v in ids.items())],
                 float(config["lift_prior"]),
@@ -663,7 +664,7 @@ class ChoirDataset(Dataset):
             inputs.schema = dataclasses.replace(inputs.schema, lift_names=names)
         if "own_scores" in needs:
             items = self.field2id_token[self.iid_field]
-            names = rows.attach_own_scores(table.soft.own_vectors(table, users, items))
+            names = rows.attach_own_scores(OwnVectors.join(table.soft, table, users, items))
             inputs.schema = dataclasses.replace(inputs.schema, own_score_names=names)
 
     def _segments(self) -> Segments:

@@ -18,7 +18,6 @@ from torch.nn.utils import clip_grad_norm_
 
 from recbole_choir.errors import ConfigError, DataError
 from recbole_choir.integration import distributed
-from recbole_choir.integration.loss_meter import LossMeter, TrainingError
 from recbole_choir.integration.metrics import LabelledEvaluator, data_struct
 from recbole_choir.integration.optimizer import (
     LazyDecay,
@@ -31,7 +30,9 @@ from recbole_choir.integration.resumption import Resumable
 from recbole_choir.integration.schedule import learning_rate_at
 from recbole_choir.integration.training_checks import TrainingChecks
 from recbole_choir.integration.training_log import (
+    LossMeter,
     Trackers,
+    TrainingError,
     describe_training,
     describe_validation,
     progress,

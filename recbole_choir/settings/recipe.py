@@ -14,11 +14,10 @@ from pydantic.fields import FieldInfo
 
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.paths import properties_dir
-from recbole_choir.semantic.profiles.engines import check_engine
-from recbole_choir.semantic.soft.settings import SoftRecipe
 from recbole_choir.settings.base import refusal
 from recbole_choir.settings.layers import merge
-from recbole_choir.settings.profiles import ProfileSettings
+from recbole_choir.settings.profiles import ProfileSettings, check_engine
+from recbole_choir.settings.soft import SoftRecipe
 
 DEFAULT_RECIPE = "embedded"
 
@@ -198,7 +197,7 @@ class Recipe(BaseModel):
             AKT-Rec Eq. 2; needs ``items``), ``id_embedding`` (vectors of a trained model) or
             ``random`` (the control).
         profile_engine: Who writes the profiles: ``template`` (no language model), ``openai``,
-            ``llama_cpp`` or ``vllm``.
+            or ``llama_cpp``.
         profile: How a language model writes them; see
             :class:`~recbole_choir.settings.profiles.ProfileSettings`.
         encoder: ``embedded`` (MiniLM, installed with the package) or any sentence-transformers
@@ -226,7 +225,7 @@ class Recipe(BaseModel):
             ``text_parts``) or ``both`` side by side, which knows most on every dataset tried.
         id_embedding_path: File with the vectors of the ``id_embedding`` input.
         items: Also make semantic ids of items; null makes none (ChoirRec needs none).
-        soft: Also make soft groups (:class:`~recbole_choir.semantic.soft.settings.SoftRecipe`);
+        soft: Also make soft groups (:class:`~recbole_choir.settings.soft.SoftRecipe`);
             null makes none.
         alignment: Of the ``aligned`` user input.
         interest: Of the ``interest`` user input.

@@ -13,12 +13,11 @@ import torch
 
 from recbole_choir.data.clusters.tables import ClusterSide
 from recbole_choir.data.table.item_tables import ItemTables
+from recbole_choir.model.aktrec.adaptive_embedding import SideTables, StandIn
 from recbole_choir.model.aktrec.cluster_average import ClusterAverage
 from recbole_choir.model.aktrec.cluster_start import item_centroids
 from recbole_choir.model.aktrec.transfer import AsymmetricTransfer
 from recbole_choir.model.layers.first_occurrence import distinct
-from recbole_choir.model.layers.side_tables import SideTables
-from recbole_choir.model.layers.stand_in import StandIn
 
 READ = torch.tensor([[0, 0, 0, 0, 0], [0, 1, 1, 2, 3]]).int()
 CODES = torch.tensor([[[0, 0]] * 5, [[0, 0], [1, 1], [1, 1], [1, 2], [2, 1]]]).int()

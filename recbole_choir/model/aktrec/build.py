@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from recbole_choir.model.aktrec import cluster_start
-from recbole_choir.model.aktrec.adaptive_embedding import AdaptiveEmbedding
+from recbole_choir.model.aktrec.adaptive_embedding import AdaptiveEmbedding, SideTables
 from recbole_choir.model.aktrec.cluster_embedding import ClusterEmbedding
 from recbole_choir.model.layers.code_embedding import CodeEmbedding
 from recbole_choir.model.layers.content import ContentProjection
 from recbole_choir.model.layers.keyed_part import KeyedPart
-from recbole_choir.model.layers.side_tables import SideTables
 from recbole_choir.model.layers.snapshot_tokens import SnapshotItemEncoder
 from recbole_choir.model.settings.aktrec import AKTRecSettings
 

@@ -14,7 +14,7 @@ from recbole_choir.model.layers.field_embedding import FieldBank, ItemTokens
 from recbole_choir.model.layers.lookup import gather_rows
 
 if TYPE_CHECKING:
-    from recbole_choir.data.table.semantic_table import GroupTables
+    from recbole_choir.data.table.group_tables import GroupTables
 
 
 class GroupLookup(nn.Module):

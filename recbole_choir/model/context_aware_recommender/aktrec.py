@@ -10,23 +10,28 @@ from torch import nn
 from recbole_choir.data import fields
 from recbole_choir.data.cross_statistics import A19_COLUMNS
 from recbole_choir.errors import ConfigError
-from recbole_choir.model.aktrec.adaptive_embedding import Adaptive, AdaptiveEmbedding
+from recbole_choir.model.aktrec.adaptive_embedding import (
+    Adaptive,
+    AdaptiveEmbedding,
+    SideTables,
+    StandIn,
+)
 from recbole_choir.model.aktrec.build import AKTParts
 from recbole_choir.model.aktrec.cluster_average import ClusterAverage
 from recbole_choir.model.aktrec.cluster_view import ClusterView
 from recbole_choir.model.aktrec.gate_report import gate_report
-from recbole_choir.model.aktrec.transfer import AsymmetricTransfer, Transfer
+from recbole_choir.model.aktrec.transfer import (
+    AsymmetricTransfer,
+    Transfer,
+    TransferMeter,
+    soft_orthogonality,
+)
 from recbole_choir.model.aktrec.view_fusion import Slots, ViewFusion
 from recbole_choir.model.base_recommender import ChoirRecommender
-from recbole_choir.model.layers.channel import Channel
+from recbole_choir.model.layers.channel import Channel, MixtureOfExperts
 from recbole_choir.model.layers.epoch_meter import EpochMeter
-from recbole_choir.model.layers.experts import MixtureOfExperts
 from recbole_choir.model.layers.first_occurrence import distinct
-from recbole_choir.model.layers.orthogonality import soft_orthogonality
-from recbole_choir.model.layers.side_tables import SideTables
 from recbole_choir.model.layers.snapshot_tokens import SnapshotItemEncoder, SnapshotTokens
-from recbole_choir.model.layers.stand_in import StandIn
-from recbole_choir.model.layers.transfer_meter import TransferMeter
 from recbole_choir.model.settings.aktrec import AKTRecSettings
 from recbole_choir.settings.base import ConfigLike, read
 

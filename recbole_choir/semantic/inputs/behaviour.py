@@ -12,15 +12,14 @@ from scipy.sparse import csr_matrix
 
 from recbole_choir.errors import ConfigError, DataError
 from recbole_choir.semantic.frames.frames import ITEM_ID, USER_ID, Frames
-from recbole_choir.semantic.inputs.base import (
-    Vectors,
+from recbole_choir.semantic.frames.matrices import (
+    centred_svd,
     count_pairs,
     idf,
     positions,
     unit_rows,
-    user_ids_of,
 )
-from recbole_choir.semantic.matrices import centred_svd
+from recbole_choir.semantic.inputs.base import Vectors, user_ids_of
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from recbole_choir.errors import ProfileError
 from recbole_choir.semantic.frames.frames import USER_ID, Frames
-from recbole_choir.semantic.profiles.engines import TEMPLATE, make_generator
+from recbole_choir.semantic.profiles.engines import make_generator
 from recbole_choir.semantic.profiles.estimate import Estimate, estimate
 from recbole_choir.semantic.profiles.facts import FactTable
 from recbole_choir.semantic.profiles.prompt import PromptWriter
@@ -35,7 +35,7 @@ from recbole_choir.semantic.profiles.types import (
     Reply,
 )
 from recbole_choir.semantic.profiles.verbalize import verbalize
-from recbole_choir.settings.profiles import ProfileSettings
+from recbole_choir.settings.profiles import TEMPLATE, ProfileSettings
 from recbole_choir.settings.recipe import Recipe
 
 logger = logging.getLogger(__name__)

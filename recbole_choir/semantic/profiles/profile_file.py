@@ -12,8 +12,8 @@ import numpy as np
 from recbole_choir.errors import ConfigError
 from recbole_choir.semantic.frames.frames import Frames
 from recbole_choir.semantic.frames.snapshots import snapshot_times
-from recbole_choir.semantic.profiles.engines import LLM_ENGINES, TEMPLATE
 from recbole_choir.semantic.profiles.llm_profiles import LlmProfiles, store_path
+from recbole_choir.settings.profiles import LLM_ENGINES, TEMPLATE
 from recbole_choir.settings.recipe import Recipe
 
 

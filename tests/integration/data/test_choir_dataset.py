@@ -16,7 +16,7 @@ from recbole.utils import init_seed
 from recbole_choir.data.schema import Field
 from recbole_choir.errors import ConfigError, DataError
 from recbole_choir.integration.dataset import ChoirDataset, ChoirTreeDataset, create_dataset
-from recbole_choir.integration.user_share import in_share
+from recbole_choir.integration.feature_arrays import in_share
 
 Row = tuple[str, str, float, float]
 START = 1_600_000_000.0

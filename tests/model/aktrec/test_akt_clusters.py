@@ -12,9 +12,9 @@ import torch
 from recbole_choir.data.clusters.tables import ClusterBehaviour, ClusterSide
 from recbole_choir.data.table.item_tables import ItemTables
 from recbole_choir.errors import DataError
+from recbole_choir.model.aktrec.adaptive_embedding import SideTables
 from recbole_choir.model.aktrec.cluster_average import FLOOR, ClusterAverage
-from recbole_choir.model.layers.cluster_sequence import ClusterSequence
-from recbole_choir.model.layers.side_tables import SideTables
+from recbole_choir.model.aktrec.cluster_view import ClusterSequence
 
 # Snapshot 1: cluster 2 = {1, 2, 3}, cluster 1 = {4}. Snapshot 2: cluster 4 = {1, 4}, cluster 5 =
 # {2, 3}. Cluster 3 has nobody.

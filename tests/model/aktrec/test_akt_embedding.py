@@ -11,10 +11,9 @@ import torch
 from recbole_choir.data.clusters.tables import ClusterSide
 from recbole_choir.data.table.item_tables import ItemTables
 from recbole_choir.model.aktrec import cluster_start
-from recbole_choir.model.aktrec.adaptive_embedding import AdaptiveEmbedding
+from recbole_choir.model.aktrec.adaptive_embedding import AdaptiveEmbedding, SideTables
 from recbole_choir.model.aktrec.cluster_embedding import ClusterEmbedding
 from recbole_choir.model.layers.activity_gate import ActivityGate
-from recbole_choir.model.layers.side_tables import SideTables
 from recbole_choir.model.settings.aktrec import ClusterInit
 
 CODES = torch.tensor([[[0, 0]] * 5, [[0, 0], [1, 2], [1, 2], [2, 1], [0, 0]]])  # [2, 5, 2]

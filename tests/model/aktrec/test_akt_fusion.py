@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recbole_choir.model.aktrec.view_fusion import Slots, ViewFusion
-from recbole_choir.model.layers.experts import MixtureOfExperts
+from recbole_choir.model.layers.channel import MixtureOfExperts
 
 WIDTHS = (3, 2, 4)
 

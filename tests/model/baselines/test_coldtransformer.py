@@ -12,8 +12,11 @@ from recbole.data.interaction import Interaction
 from recbole_choir.errors import ConfigError
 from recbole_choir.model.context_aware_recommender.base import Base
 from recbole_choir.model.context_aware_recommender.coldtransformer import ColdTransformer
-from recbole_choir.model.layers.byte_dropout import ByteDropout
-from recbole_choir.model.layers.sequence_transformer import SequenceTransformer, recency
+from recbole_choir.model.layers.sequence_transformer import (
+    ByteDropout,
+    SequenceTransformer,
+    recency,
+)
 
 
 def cold(helpers: Any, awake: bool = True, **settings: Any) -> ColdTransformer:

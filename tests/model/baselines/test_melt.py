@@ -17,11 +17,15 @@ from recbole_choir.data.rows import RowInputs
 from recbole_choir.data.statistics import Events
 from recbole_choir.errors import ConfigError
 from recbole_choir.model.context_aware_recommender.base import Base
-from recbole_choir.model.context_aware_recommender.melt import MELT
-from recbole_choir.model.layers.context_draw import ContextDraw
-from recbole_choir.model.layers.curriculum import item_weight, user_weight
-from recbole_choir.model.layers.head_side import HeadSide, fewest
-from recbole_choir.model.layers.tail_rows import TailRows
+from recbole_choir.model.context_aware_recommender.melt import (
+    MELT,
+    ContextDraw,
+    HeadSide,
+    TailRows,
+    fewest,
+    item_weight,
+    user_weight,
+)
 
 
 def melt(helpers: Any, **settings: Any) -> MELT:

@@ -11,7 +11,7 @@ from recbole.data.interaction import Interaction
 from recbole_choir.errors import ConfigError
 from recbole_choir.model.context_aware_recommender.base_mm import BaseMM
 from recbole_choir.model.context_aware_recommender.saviorrec import SaviorRec
-from recbole_choir.model.layers.cross_attention import CrossAttention
+from recbole_choir.model.context_aware_recommender.uie import CrossAttention
 
 
 def savior(helpers: Any, awake: bool = True, **settings: Any) -> SaviorRec:

@@ -10,8 +10,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_choir.errors import ConfigError
 from recbole_choir.model.context_aware_recommender.base import Base
-from recbole_choir.model.context_aware_recommender.tailnet import TailNet
-from recbole_choir.model.layers.additive_attention import AdditiveAttention
+from recbole_choir.model.context_aware_recommender.tailnet import AdditiveAttention, TailNet
 from recbole_choir.model.layers.to_front import last_valid, to_front
 
 

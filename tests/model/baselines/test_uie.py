@@ -10,9 +10,12 @@ from recbole.data.interaction import Interaction
 
 from recbole_choir.errors import ConfigError
 from recbole_choir.model.context_aware_recommender.base import Base
-from recbole_choir.model.context_aware_recommender.uie import UIE
-from recbole_choir.model.layers.balanced_sample import BalancedSample, activity_types
-from recbole_choir.model.layers.centroid_memory import CentroidMemory
+from recbole_choir.model.context_aware_recommender.uie import (
+    UIE,
+    BalancedSample,
+    CentroidMemory,
+    activity_types,
+)
 
 MEMORIES = ("profiles", "behaviours", "items")
 

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recbole_choir.errors import ConfigError, TableError
-from recbole_choir.semantic.builder import item_source, make_encoders
 from recbole_choir.semantic.frames.canonical import canonical_frames
 from recbole_choir.semantic.frames.frames import Frames
 from recbole_choir.semantic.groups.priors import group_names
@@ -20,7 +19,8 @@ from recbole_choir.semantic.groups.users import aligned_vectors
 from recbole_choir.semantic.inputs import make_input
 from recbole_choir.semantic.profiles.llm_profiles import profile_writer
 from recbole_choir.semantic.quantizers.base import load_quantizer
-from recbole_choir.semantic.table_writer import read_manifest
+from recbole_choir.semantic.table.builder import item_source, make_encoders
+from recbole_choir.semantic.table.writer import read_manifest
 from recbole_choir.settings.recipe import Recipe, load_recipe
 from recbole_choir.table_format import (
     CODEBOOKS,

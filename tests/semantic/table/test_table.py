@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from recbole_choir.errors import TableError
-from recbole_choir.semantic import table_writer as table_module
 from recbole_choir.semantic.frames.fingerprint import fingerprint_columns
-from recbole_choir.semantic.table_writer import (
+from recbole_choir.semantic.table import writer as table_module
+from recbole_choir.semantic.table.writer import (
     ItemContent,
     TableContent,
     is_whole,
@@ -161,7 +161,7 @@ def test_killed_run_leaves_no_table_and_the_next_one_clears_up(tmp_path: Path) -
         import os, signal, sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         from test_table import content_of
-        from recbole_choir.semantic.table_writer import write_table
+        from recbole_choir.semantic.table.writer import write_table
         content = content_of()
         content.write_codebooks = lambda folder: os.kill(os.getpid(), signal.SIGKILL)
         write_table(content, {str(tmp_path / "t")!r})
@@ -202,6 +202,6 @@ def test_fingerprint_columns() -> None:
 
 
 def _environment() -> dict[str, str]:
-    root = str(Path(table_module.__file__).parents[2])
+    root = str(Path(table_module.__file__).parents[3])
     path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
     return {**os.environ, "PYTHONPATH": path}

@@ -19,7 +19,7 @@ from recbole_choir.semantic.__main__ import main
 from recbole_choir.semantic.frames.canonical import canonical_frames
 from recbole_choir.semantic.frames.snapshots import snapshot_times
 from recbole_choir.semantic.groups.users import distinct_rows
-from recbole_choir.semantic.table_writer import read_manifest
+from recbole_choir.semantic.table.writer import read_manifest
 from recbole_choir.settings.recipe import Recipe
 from recbole_choir.table_format import CODEBOOKS
 
@@ -442,7 +442,7 @@ class TestCommandLine:
 
 
 def test_names_load_lazily() -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     code = (
         f"import sys; sys.path.insert(0, {str(root)!r})\n"
         "from recbole_choir.semantic import Recipe, RQKMeans, load_recipe\n"

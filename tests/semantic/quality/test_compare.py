@@ -11,9 +11,15 @@ import pytest
 
 from recbole_choir.errors import ConfigError
 from recbole_choir.semantic.__main__ import main
-from recbole_choir.semantic.compare import compare, comparison_table, parse_candidates
 from recbole_choir.semantic.frames.canonical import PreparedFrames, prepare_frames
-from recbole_choir.semantic.group_measures import agreement, concentration, stability
+from recbole_choir.semantic.quality.compare import (
+    agreement,
+    compare,
+    comparison_table,
+    concentration,
+    parse_candidates,
+    stability,
+)
 
 
 def users_of(*rows: tuple[int, str, str | None]) -> pd.DataFrame:
