@@ -17,6 +17,7 @@ from recbole_choir.errors import ConfigError
 from recbole_choir.experiments.markdown import write_pages
 from recbole_choir.experiments.overrides import common_settings
 from recbole_choir.experiments.plan import Plan, make_plan, parse_seeds
+from recbole_choir.experiments.record_store import read_records
 from recbole_choir.experiments.rows import models_with, rows_dir
 from recbole_choir.experiments.runner import Processes, default_workers, open_progress, run_missing
 from recbole_choir.experiments.search_spaces import search_dir
@@ -129,7 +130,7 @@ def dry_run(plan: Plan, out: Path) -> str:
             "searched": f"as {cell.point_of}" if cell.point_of else searched,
         }
     total = sum(plan.runs_of(cell) for cell in plan.cells)
-    done = len(list(out.glob("*.json"))) if out.is_dir() else 0
+    done = len(read_records(out))
     averages = ", ".join(dict.fromkeys(average.name for average in plan.averages))
     return (
         f"{to_markdown(pd.DataFrame.from_dict(rows, orient='index'), '#')}\n\n"

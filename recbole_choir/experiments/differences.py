@@ -11,6 +11,7 @@ import numpy as np
 
 from recbole_choir import record as records
 from recbole_choir.errors import DataError
+from recbole_choir.experiments.record_store import read_records
 from recbole_choir.experiments.significance import paired_bootstrap
 
 FILE = Path("summary") / "differences.json"
@@ -37,8 +38,8 @@ def write_differences(
         DataError: A cell of a pair has no predictions, or these lack a segment.
     """
     cells: dict[tuple[str, str], list[Path]] = {}
-    for path in sorted(folder.glob("*.json")):
-        record = records.read_json(path)
+    for name, record in read_records(folder).items():
+        path = folder / name
         if record.get("role") in ("seed", "average") and path.with_suffix(".npz").exists():
             cells.setdefault((record["dataset"], record["cell"]), []).append(path)
     rows: list[dict[str, Any]] = []

@@ -18,6 +18,7 @@ from recbole_choir.experiments.differences import (
     segment_rows,
     shared_segments,
 )
+from recbole_choir.experiments.record_store import read_record
 
 
 def average_pair(first: Path, second: Path, name: str, target: Path) -> Path:
@@ -38,7 +39,7 @@ def average_pair(first: Path, second: Path, name: str, target: Path) -> Path:
     if differing := same_rows([a, b], ("users", "items", "labels")):
         raise DataError(f"average of {first.name} and {second.name}: different {differing}")
     names = shared_segments([a, b])
-    base, other = records.read_json(first), records.read_json(second)
+    base, other = read_record(first), read_record(second)
     scores = (a["scores"].astype(np.float64) + b["scores"]) / 2
     labels, users = a["labels"].astype(bool), a["users"]
     segments = {}

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recbole_choir import record as records
 from recbole_choir.experiments.plan import Cell, Plan
 from recbole_choir.experiments.pruning import is_pruned
+from recbole_choir.experiments.record_store import read_record
 from recbole_choir.experiments.runs import Run, finished, log_path, record_path, write_failure
 from recbole_choir.experiments.tuning import Trial, Tuning
 
@@ -104,12 +104,11 @@ class Progress:
                 if trial.state == "failed"
             )
         }
-        return [records.read_json(record_path(run, self.out)) for run in runs.values()]
+        return [read_record(record_path(run, self.out)) for run in runs.values()]
 
     def failed_seeds(self) -> list[dict[str, Any]]:
         """Records of its seeds that failed."""
-        paths = [record_path(run, self.out) for run in self.seeds]
-        seen = [records.read_json(path) for path in paths if path.exists()]
+        seen = [read_record(record_path(run, self.out)) or {} for run in self.seeds]
         return [record for record in seen if "error" in record]
 
     def _trials(self) -> list[Run]:
@@ -141,11 +140,10 @@ class Progress:
 
     def _stopped(self, run: Run) -> bool:
         """Whether a run has left the record of a pruned trial."""
-        path = record_path(run, self.out)
-        return path.exists() and is_pruned(records.read_json(path))
+        return is_pruned(read_record(record_path(run, self.out)) or {})
 
     def _tell(self, run: Run) -> None:
-        record = records.read_json(record_path(run, self.out))
+        record = read_record(record_path(run, self.out))
         for number in self._open.pop(run.key(), []):
             if self._tuning is not None:
                 self._tuning.tell(number, record)

@@ -18,6 +18,7 @@ import torch
 from recbole_choir import quick_start
 from recbole_choir import record as records
 from recbole_choir.experiments.pruning import Rule, Watch, is_pruned, scores_of
+from recbole_choir.experiments.record_store import read_record
 
 logger = logging.getLogger("recbole_choir")
 
@@ -75,8 +76,8 @@ def finished(run: Run, out: Path) -> bool:
     Predictions are too large for a repository: of records that came from one, the runs are due.
     """
     path = record_path(run, out)
-    record = records.read_json(path) if path.exists() else {"error": "none"}
-    if "error" in record:
+    record = read_record(path)
+    if record is None or "error" in record:
         return False
     if is_pruned(record):
         return run.rule.stop(scores_of(record, run.rule.metric)) is not None

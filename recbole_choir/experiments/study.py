@@ -43,7 +43,15 @@ from recbole_choir.evaluator import SEGMENT_NAMES
 from recbole_choir.experiments.differences import write_differences
 from recbole_choir.experiments.ensemble import average_pair, seed_pairs
 from recbole_choir.experiments.overrides import laid
-from recbole_choir.experiments.runs import Run, end_with_parent, execute, finished, write_failure
+from recbole_choir.experiments.record_store import read_record
+from recbole_choir.experiments.runs import (
+    Run,
+    end_with_parent,
+    execute,
+    finished,
+    record_path,
+    write_failure,
+)
 from recbole_choir.experiments.tables import SEGMENTS, markdown_tables
 
 STUDY_KEYS = {"name", "datasets", "seeds", "tune", "common", "cells", "averages", "segments"}
@@ -176,7 +184,7 @@ def choose(study: Study, out: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """For each dataset and cell, the grid point with the best validation GAUC."""
     best: dict[tuple[str, str], tuple[float, dict[str, Any]]] = {}
     for run in study.tuning_runs():
-        record = records.read_json(out / f"{run.key()}.json")
+        record = read_record(record_path(run, out))
         score = float(record.get("best_valid", {}).get("gauc", float("-inf")))
         point = {k: run.config[k] for k in study.tune["grid"]}
         if score > best.get((run.dataset, run.cell), (float("-inf"), {}))[0]:

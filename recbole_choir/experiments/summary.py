@@ -18,6 +18,7 @@ from recbole_choir.experiments.differences import load_predictions, same_rows, s
 from recbole_choir.experiments.ensemble import average_pair, seed_pairs
 from recbole_choir.experiments.plan import Average, Plan
 from recbole_choir.experiments.progress import Progress
+from recbole_choir.experiments.record_store import read_record, read_records
 from recbole_choir.experiments.runs import finished, record_path
 from recbole_choir.experiments.significance import UserAUC, bootstrap, holm, paired_t
 
@@ -67,8 +68,8 @@ def collect(plan: Plan, state: State, out: Path) -> dict[tuple[str, str], list[P
         paths = _average(average, found[average.dataset, average.of], out)
         found[average.dataset, average.name] = paths
         asked[average.dataset, average.name] = set(paths)
-    for path in sorted(out.glob("*.json")):
-        record = records.read_json(path)
+    for file, record in read_records(out).items():
+        path = out / file
         key, role = (record.get("dataset"), record.get("cell")), record.get("role")
         if key not in asked or role == "tune":
             continue
@@ -82,10 +83,10 @@ def _average(average: Average, members: Sequence[Path], out: Path) -> list[Path]
     paths = []
     for first, second in seed_pairs(members):
         digest = records.config_hash({"of": [first.name, second.name]})
-        seed = records.read_json(first)["seed"]
+        seed = read_record(first)["seed"]
         name = f"{average.dataset}-{records.file_name(average.name)}-{seed}-{digest}.json"
         path = out / name
-        if not path.exists():
+        if read_record(path) is None or not path.with_suffix(".npz").exists():
             average_pair(first, second, average.name, path)
         paths.append(path)
     return paths
@@ -168,7 +169,7 @@ def _dataset(
     names = plan.rows(dataset)
     present = [name for name in names if found[dataset, name]]
     loaded = {name: load_predictions(found[dataset, name]) for name in present}
-    seen = {name: [records.read_json(path) for path in found[dataset, name]] for name in present}
+    seen = {name: [read_record(path) for path in found[dataset, name]] for name in present}
     averages = {average.name for average in plan.averages}
     tested: list[tuple[str, str]] = []
     for cell, against in plan.pairs(dataset):

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from recbole_choir import record as records
 from recbole_choir.errors import DataError, nearest
+from recbole_choir.experiments.record_store import read_records
 
 #: Roles of records that are no result: trials of a search, and runs of a point no longer chosen.
 _NO_RESULT = ("tune", "superseded")
@@ -82,15 +82,15 @@ class RecordFolder:
             DataError: There is no such folder, it holds no records or something else, the runs
                 of a dataset were not scored on the same rows, or there is no such base.
         """
-        if not path.is_dir():
+        found = read_records(path)
+        if not found and not path.exists():
             raise DataError(f"records: expected a folder, found none at {path}")
-        files = sorted(path.glob("*.json"))
-        if not files:
+        if not found:
             raise DataError(
                 f"{path}: expected records of runs (*.json), found none; "
                 f"recbole-choir study FILE --out {path.name} makes them"
             )
-        read = [(file.name, _read(file)) for file in files]
+        read = [(name, _checked(path / name, content)) for name, content in found.items()]
         finished = [(name, r) for name, r in read if r.get("role") not in _NO_RESULT]
         if not finished:
             raise DataError(
@@ -139,11 +139,7 @@ class RecordFolder:
         return frame.reindex(columns=list(dict.fromkeys([*columns, *frame.columns])))
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = records.read_json(file)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: not readable JSON: {' '.join(str(error).split())}") from None
+def _checked(file: Path, content: Any) -> dict[str, Any]:
     keys = list(content)[:6] if isinstance(content, dict) else type(content).__name__
     if not isinstance(content, dict) or not {"dataset", "model"} <= content.keys():
         raise DataError(

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from recbole_choir import record as records
 from recbole_choir.experiments.differences import FILE as DIFFERENCES
+from recbole_choir.experiments.record_store import read_record
 from recbole_choir.report.plot import Plot, Style, cell_styles
 from recbole_choir.report.records import RecordFolder, Run
 
@@ -112,9 +112,8 @@ def gains(folder: RecordFolder, dataset: str) -> Made:
 
 def _bootstrapped(folder: RecordFolder, dataset: str) -> dict[str, dict[str, dict[str, Any]]]:
     """Cell -> segment -> difference to the base, from the study's summary."""
-    path = folder.path / DIFFERENCES
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in records.read_json(path) if path.exists() else []:
+    for row in read_record(folder.path / DIFFERENCES) or ():
         if row["dataset"] == dataset and row["against"] == folder.base:
             seeds = {r.record.get("seed") for r in folder.of(dataset) if r.cell == row["cell"]}
             values = {"y": row["mean"], "low": row["low"], "high": row["high"]}

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import pandas as pd
 
-from recbole_choir import record as records
 from recbole_choir.data.table.semantic_table import SemanticTable
 from recbole_choir.evaluator import ASOF_NAMES
 from recbole_choir.experiments.differences import FILE as DIFFERENCES
+from recbole_choir.experiments.record_store import read_record
 from recbole_choir.experiments.summary import LEVEL, gain
 from recbole_choir.experiments.tables import comparison, gates, interval
 from recbole_choir.report.plot import Plot
@@ -236,8 +236,7 @@ def _of_frame(title: str, frame: pd.DataFrame, **more: Any) -> Table:
 
 def _compared(folder: RecordFolder, dataset: str) -> list[dict[str, Any]]:
     """Differences between cells, from the summary of a study or comparison."""
-    path = folder.path / DIFFERENCES
-    listed = records.read_json(path) if path.exists() else []
+    listed = read_record(folder.path / DIFFERENCES) or ()
     return [row for row in listed if row["dataset"] == dataset]
 
 
