@@ -16,7 +16,6 @@ from typing import Any
 
 import pandas as pd
 
-from recbole_choir.experiments.differences import FILE as DIFFERENCES
 from recbole_choir.experiments.groups_command import downstream
 from recbole_choir.experiments.markdown import gains
 from recbole_choir.experiments.record_store import (
@@ -24,7 +23,7 @@ from recbole_choir.experiments.record_store import (
     read_record,
     read_records,
 )
-from recbole_choir.experiments.summary import CHOSEN, SIGNIFICANCE
+from recbole_choir.experiments.summary import CHOSEN, DIFFERENCES, SIGNIFICANCE
 from recbole_choir.experiments.tables import SEGMENTS, markdown_tables, to_markdown
 from recbole_choir.semantic.compare import comparison_table
 

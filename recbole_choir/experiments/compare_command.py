@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sqlite3
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,10 +14,15 @@ import pandas as pd
 from recbole_choir.errors import ConfigError
 from recbole_choir.experiments.markdown import write_pages
 from recbole_choir.experiments.overrides import common_settings
-from recbole_choir.experiments.plan import Plan, make_plan, parse_seeds
+from recbole_choir.experiments.plan import Plan, make_plan, models_with, parse_seeds, rows_dir
 from recbole_choir.experiments.record_store import read_records
-from recbole_choir.experiments.rows import models_with, rows_dir
-from recbole_choir.experiments.runner import Processes, default_workers, open_progress, run_missing
+from recbole_choir.experiments.runner import (
+    Processes,
+    default_workers,
+    open_progress,
+    run_missing,
+    stop_at_once,
+)
 from recbole_choir.experiments.search_spaces import search_dir
 from recbole_choir.experiments.summary import State, collect, write_chosen, write_significance
 from recbole_choir.experiments.tables import to_markdown
@@ -92,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             state = run_missing(plan, options.out, workers, Processes(options.out, options.threads))
         except KeyboardInterrupt:
-            _stop()
+            stop_at_once()
     page = write_tables(plan, state, options.out, command)
     lock.close()
     print(page.read_text(encoding="utf-8"))
@@ -161,13 +164,6 @@ def _without_machine(word: str) -> str:
     """A word of the command, a folder on someone's machine by its last part."""
     option, equals, value = word.rpartition("=")
     return f"{option}{equals}{Path(value).name}" if Path(value).is_absolute() else word
-
-
-def _stop() -> None:
-    """Say what is next and end at once: the runs end with this process."""
-    print("\nstopped: the same command goes on where this one was", file=sys.stderr, flush=True)
-    time.sleep(0.1)
-    os._exit(130)
 
 
 def _plan(options: argparse.Namespace, rest: list[str]) -> Plan:

@@ -12,22 +12,22 @@ import numpy as np
 from recbole_choir import record as records
 from recbole_choir.errors import DataError
 from recbole_choir.evaluator import segment_metrics
-from recbole_choir.experiments.differences import (
+from recbole_choir.experiments.record_store import read_record
+from recbole_choir.experiments.scored_rows import (
     load_predictions,
     same_rows,
     segment_rows,
     shared_segments,
 )
-from recbole_choir.experiments.record_store import read_record
 
 
 def average_pair(first: Path, second: Path, name: str, target: Path) -> Path:
     """Average the predicted probabilities of two runs on the same rows and score the mean.
 
     Args:
-        first, second: Records whose predictions lie beside them (``.npz``).
+        first, second: Records with their predictions next to them (``.npz``).
         name: Name of the resulting cell.
-        target: Where to write the record of the mean; its predictions go beside it.
+        target: Where to write the record of the mean; its predictions go next to it.
 
     Returns:
         ``target``: a record with ``test`` and ``segments`` as a run's record has them.

@@ -1,4 +1,4 @@
-"""Settings laid over each other: common ones, those of a cell, a point of its search."""
+"""Settings in layers: common ones, those of a cell, a point of its search."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from recbole_choir.integration.config import MERGED_KEYS
 from recbole_choir.integration.config_checks import read_yaml
 
 
-def laid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay ``above`` over ``below``: single entries of :data:`MERGED_KEYS` and of dotted keys."""
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``below`` with ``above`` on top: single entries of :data:`MERGED_KEYS` and of dotted keys."""
     out = dict(below)
     for key, value in above.items():
         merge = key in MERGED_KEYS or isinstance(value, Merge)
@@ -65,8 +65,8 @@ def common_settings(files: list[Path], words: list[str]) -> dict[str, Any]:
     """
     out: dict[str, Any] = {}
     for path in files:
-        out = laid(out, read_yaml(path))
-    out = laid(out, parse_cli(words))
+        out = merged(out, read_yaml(path))
+    out = merged(out, parse_cli(words))
     for key in ("model", "dataset", "seed"):
         if key in out:
             raise ConfigError(

@@ -89,7 +89,7 @@ def finished(run: Run, out: Path) -> bool:
 
 @cache
 def _say_once(path: Path) -> None:
-    logger.warning("%s: no predictions (.npz) beside it, which tests need: run again", path)
+    logger.warning("%s: no predictions (.npz) next to it, which tests need: run again", path)
 
 
 def execute(run: Run, out: str, threads: int, gpu: int | None = None, log: bool = False) -> None:
@@ -160,8 +160,8 @@ def write_failure(run: Run, out: Path, message: str) -> None:
 def end_with_parent() -> None:
     """End this process when the one that started it is gone, killed ones included.
 
-    For the start of a worker: one that nobody waits for would go on beside the next start of the
-    same study, or wait for its first run for ever.
+    For the start of a worker: one that nobody waits for would go on together with the next start of
+    the same study, or wait for its first run for ever.
     """
     parent = parent_process()
     if parent is None:

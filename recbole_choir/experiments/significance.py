@@ -50,7 +50,7 @@ def paired_bootstrap(
     """Compare two models on the same rows by resampling users.
 
     The per-user AUCs are averaged over the seeds of a model first, so that the interval speaks of
-    users; the spread over seeds stands beside it in the tables.
+    users; the spread over seeds stands next to it in the tables.
 
     Args:
         users, labels: User and label of each row, ``[N]``.

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from recbole_choir.evaluator import ASOF_NAMES
-from recbole_choir.experiments.differences import FILE as DIFFERENCES
 from recbole_choir.experiments.record_store import read_record, read_records
+from recbole_choir.experiments.summary import DIFFERENCES
 
 #: Columns of a study's tables that asks for none. As-of segments that no record has are left out.
 SEGMENTS = (

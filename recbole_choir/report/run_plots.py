@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from recbole_choir.experiments.differences import FILE as DIFFERENCES
 from recbole_choir.experiments.record_store import read_record
+from recbole_choir.experiments.summary import DIFFERENCES
 from recbole_choir.report.plot import Plot, Style, cell_styles
 from recbole_choir.report.records import RecordFolder, Run
 

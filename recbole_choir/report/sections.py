@@ -11,9 +11,8 @@ import pandas as pd
 
 from recbole_choir.data.table.semantic_table import SemanticTable
 from recbole_choir.evaluator import ASOF_NAMES
-from recbole_choir.experiments.differences import FILE as DIFFERENCES
 from recbole_choir.experiments.record_store import read_record
-from recbole_choir.experiments.summary import LEVEL, gain
+from recbole_choir.experiments.summary import DIFFERENCES, LEVEL, gain
 from recbole_choir.experiments.tables import comparison, gates, interval
 from recbole_choir.report.plot import Plot
 from recbole_choir.report.provenance import command, version_sets
