@@ -145,14 +145,14 @@ GROUPINGS = (
 
 
 def groupings(folder: str, trained: str | None = None, dataset: str = "ml-100k") -> str:
-    """What ``recbole-choir groups`` measured, beside what models gained with the groups."""
+    """What ``recbole-choir groups`` measured, next to what models gained with the groups."""
     records = {record["name"]: record for record in read_records(STUDIES / folder).values()}
     gained = downstream(STUDIES / trained, dataset) if trained else None
     return comparison_table([records[name] for name in GROUPINGS if name in records], gained)
 
 
 def profile_throughput() -> str:
-    """Profiles a second: the client alone, over a million prompts, and beside the real server."""
+    """Profiles a second: the client alone, over a million prompts, and next to the real server."""
     record = _read("profile_throughput")
     rows = {}
     for key, r in record.items():
@@ -171,7 +171,7 @@ def profile_throughput() -> str:
 
 
 def published() -> str:
-    """RecBole's own models on its own protocol, beside what it published."""
+    """RecBole's own models on its own protocol, next to what it published."""
     table: dict[str, dict[str, str]] = {}
     for record in read_records(STUDIES / "recbole-published").values():
         table[record["cell"]] = {
@@ -463,7 +463,7 @@ def soft_cost() -> str:
 
 
 def soft_tune(name: str, first: str) -> Callable[[], str]:
-    """Choices made on validation alone: cells from the best down, beside the first."""
+    """Choices made on validation alone: cells from the best down, next to the first."""
 
     def table() -> str:
         records = [r for r in read_records(STUDIES / name).values() if "best_valid" in r]
@@ -551,7 +551,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def rendered(text: str) -> str:
-    """The page with every table written anew."""
+    """The page with every table written again."""
     return BLOCK.sub(lambda m: f"{m[1]}\n{TABLES[m['name']]().strip()}\n\n{m[3]}", text)
 
 

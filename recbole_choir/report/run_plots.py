@@ -94,12 +94,14 @@ def gains(folder: RecordFolder, dataset: str) -> Made:
     ]
     kinds = " and ".join(table["interval"].unique())
     seeds = int(table["seeds"].max())
-    said = f"95 % intervals: {kinds} ({seeds} seeds)." if seeds > 1 else "One seed: no intervals."
+    intervals = (
+        f"95 % intervals: {kinds} ({seeds} seeds)." if seeds > 1 else "One seed: no intervals."
+    )
     return Plot(
         "gain",
         f"Gain in test GAUC over {folder.base}, by activity",
         "Levels are fifths of the test users by training positives; a point on the line gains "
-        f"nothing. {said}",
+        f"nothing. {intervals}",
         table,
         "points",
         _ACTIVITY,

@@ -15,8 +15,7 @@ from recbole_choir.experiments.record_store import read_record
 from recbole_choir.experiments.summary import DIFFERENCES, LEVEL, gain
 from recbole_choir.experiments.tables import comparison, gates, interval
 from recbole_choir.report.plot import Plot
-from recbole_choir.report.provenance import command, version_sets
-from recbole_choir.report.records import RecordFolder, Run
+from recbole_choir.report.records import RecordFolder, Run, command, version_sets
 from recbole_choir.report.run_plots import plots_of_runs, sweeps
 from recbole_choir.report.table_plots import plots_of_table
 
@@ -68,7 +67,7 @@ class Table:
         links: Whether a row's name leads to the runs behind it.
         strong: ``(row, column)`` of cells to be set off.
         below: ``(row, column)`` -> a second line of that cell.
-        tags: Row -> a word beside its name.
+        tags: Row -> a word next to its name.
         note: A line below.
     """
 
