@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,15 @@ from recbole_choir.errors import DataError
 from recbole_choir.evaluator import gauc
 from recbole_choir.experiments.ensemble import average_pair
 from recbole_choir.experiments.plan import Cell, Plan
-from recbole_choir.experiments.significance import paired_bootstrap
+from recbole_choir.experiments.significance import Difference, UserAUC, bootstrap
 from recbole_choir.experiments.summary import write_significance
 from recbole_choir.experiments.tables import differences
+
+
+def paired_bootstrap(users: Any, labels: Any, first: list[Any], second: list[Any]) -> Difference:
+    """Two models on the same rows, each with the scores of its seeds."""
+    known = UserAUC.of(users, labels)
+    return bootstrap((known.mean(first) - known.mean(second))[:, None], known.weight)[0]
 
 
 def test_difference_is_the_difference_of_gauc() -> None:
