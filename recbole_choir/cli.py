@@ -52,10 +52,11 @@ COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "study": _command("experiments.study"),
     "compare": _command("experiments.compare_command"),
     "groups": _command("experiments.groups_command"),
-    "report": _command("report.command"),
+    "report": _command("report.page"),
     "download": _command("dataset_adapters.download_command"),
     "settings": _command("settings.pages"),
     "check": _command("file_findings"),
+    "records": _command("experiments.records_command"),
 }
 
 

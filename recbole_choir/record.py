@@ -55,12 +55,12 @@ def without_machine(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
     """Replace what JSON has no number for (NaN: a segment without both classes) by null."""
     if isinstance(value, dict):
-        return {k: _strict(v) for k, v in value.items()}
+        return {k: strict(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_strict(v) for v in value]
+        return [strict(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -68,7 +68,7 @@ def write_json(path: Path, content: Any) -> Path:
     """Write strict JSON so that a reader never sees half a file: temporary name, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    text = json.dumps(_strict(content), indent=1, sort_keys=True, default=str, allow_nan=False)
+    text = json.dumps(strict(content), indent=1, sort_keys=True, default=str, allow_nan=False)
     temporary.write_text(text + "\n")
     os.replace(temporary, path)
     return path

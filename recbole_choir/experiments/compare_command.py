@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sqlite3
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,9 +15,15 @@ from recbole_choir.datasets import ensure_atomic_files
 from recbole_choir.errors import ConfigError
 from recbole_choir.experiments.markdown import write_pages
 from recbole_choir.experiments.overrides import common_settings
-from recbole_choir.experiments.plan import Plan, make_plan, parse_seeds
-from recbole_choir.experiments.rows import models_with, rows_dir
-from recbole_choir.experiments.runner import Processes, default_workers, open_progress, run_missing
+from recbole_choir.experiments.plan import Plan, make_plan, models_with, parse_seeds, rows_dir
+from recbole_choir.experiments.record_store import read_records
+from recbole_choir.experiments.runner import (
+    Processes,
+    default_workers,
+    open_progress,
+    run_missing,
+    stop_at_once,
+)
 from recbole_choir.experiments.search_spaces import search_dir
 from recbole_choir.experiments.summary import State, collect, write_chosen, write_significance
 from recbole_choir.experiments.tables import to_markdown
@@ -91,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             state = run_missing(plan, options.out, workers, Processes(options.out, options.threads))
         except KeyboardInterrupt:
-            _stop()
+            stop_at_once()
     page = write_tables(plan, state, options.out, command)
     lock.close()
     print(page.read_text(encoding="utf-8"))
@@ -129,7 +133,7 @@ def dry_run(plan: Plan, out: Path) -> str:
             "searched": f"as {cell.point_of}" if cell.point_of else searched,
         }
     total = sum(plan.runs_of(cell) for cell in plan.cells)
-    done = len(list(out.glob("*.json"))) if out.is_dir() else 0
+    done = len(read_records(out))
     averages = ", ".join(dict.fromkeys(average.name for average in plan.averages))
     return (
         f"{to_markdown(pd.DataFrame.from_dict(rows, orient='index'), '#')}\n\n"
@@ -160,13 +164,6 @@ def _without_machine(word: str) -> str:
     """A word of the command, a folder on someone's machine by its last part."""
     option, equals, value = word.rpartition("=")
     return f"{option}{equals}{Path(value).name}" if Path(value).is_absolute() else word
-
-
-def _stop() -> None:
-    """Say what is next and end at once: the runs end with this process."""
-    print("\nstopped: the same command goes on where this one was", file=sys.stderr, flush=True)
-    time.sleep(0.1)
-    os._exit(130)
 
 
 def _plan(options: argparse.Namespace, rest: list[str]) -> Plan:

@@ -85,7 +85,7 @@ def compare_groups(
     tables = Path(config["semantic_dir"])
     return compare(
         prepare_frames(*frames),
-        {name: _beside(recipe, tables) for name, recipe in chosen.items()},
+        {name: _with_store(recipe, tables) for name, recipe in chosen.items()},
         out,
         seeds=seeds,
         cache_dir=tables / ".embeddings",
@@ -94,7 +94,7 @@ def compare_groups(
     )
 
 
-def _beside(recipe: Recipe, tables: Path) -> Recipe:
+def _with_store(recipe: Recipe, tables: Path) -> Recipe:
     """The recipe with the profiles that runs have paid for, and will read."""
     if recipe.profile_engine not in LLM_ENGINES or recipe.profile.store is not None:
         return recipe

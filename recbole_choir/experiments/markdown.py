@@ -13,8 +13,9 @@ import pandas as pd
 
 from recbole_choir import record as records
 from recbole_choir.evaluator import ASOF_NAMES
-from recbole_choir.experiments.plan import Cell, Plan
-from recbole_choir.experiments.summary import LEVEL, SEGMENTS, State
+from recbole_choir.experiments.plan import SEGMENTS, Cell, Plan
+from recbole_choir.experiments.record_store import read_record
+from recbole_choir.experiments.summary import LEVEL, State
 from recbole_choir.experiments.tables import comparison, difference, gates, to_markdown
 
 PAGE = "comparison.md"
@@ -56,7 +57,7 @@ def tidy(plan: Plan, found: Mapping[tuple[str, str], Sequence[Path]]) -> pd.Data
     for dataset in plan.datasets:
         for name in plan.rows(dataset):
             for path in found[dataset, name]:
-                record = records.read_json(path)
+                record = read_record(path)
                 common = {"dataset": dataset, "cell": name, "role": "seed", "seed": record["seed"]}
                 for segment, values in record["segments"].items():
                     if segment in SEGMENTS or segment in ASOF_NAMES:
@@ -162,7 +163,7 @@ def _status(
     dataset: str,
     name: str,
 ) -> str:
-    """Finished runs of a row in words: what is missing or failed is said, never left out."""
+    """Finished runs of a row in words: what is missing or failed is named, never left out."""
     done = len(found[dataset, name])
     progress = state.get((dataset, name))
     if progress is None:  # an average

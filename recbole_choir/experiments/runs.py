@@ -18,6 +18,7 @@ import torch
 from recbole_choir import quick_start
 from recbole_choir import record as records
 from recbole_choir.experiments.pruning import Rule, Watch, is_pruned, scores_of
+from recbole_choir.experiments.record_store import read_record
 
 logger = logging.getLogger("recbole_choir")
 
@@ -75,8 +76,8 @@ def finished(run: Run, out: Path) -> bool:
     Predictions are too large for a repository: of records that came from one, the runs are due.
     """
     path = record_path(run, out)
-    record = records.read_json(path) if path.exists() else {"error": "none"}
-    if "error" in record:
+    record = read_record(path)
+    if record is None or "error" in record:
         return False
     if is_pruned(record):
         return run.rule.stop(scores_of(record, run.rule.metric)) is not None
@@ -88,7 +89,7 @@ def finished(run: Run, out: Path) -> bool:
 
 @cache
 def _say_once(path: Path) -> None:
-    logger.warning("%s: no predictions (.npz) beside it, which tests need: run again", path)
+    logger.warning("%s: no predictions (.npz) next to it, which tests need: run again", path)
 
 
 def execute(run: Run, out: str, threads: int, gpu: int | None = None, log: bool = False) -> None:
@@ -159,8 +160,8 @@ def write_failure(run: Run, out: Path, message: str) -> None:
 def end_with_parent() -> None:
     """End this process when the one that started it is gone, killed ones included.
 
-    For the start of a worker: one that nobody waits for would go on beside the next start of the
-    same study, or wait for its first run for ever.
+    For the start of a worker: one that nobody waits for would go on together with the next start of
+    the same study, or wait for its first run for ever.
     """
     parent = parent_process()
     if parent is None:

@@ -17,53 +17,51 @@ A study file::
       - {name: two Base seeds averaged, of: Base}
     segments: [all, low, new_users]        # columns of the tables; default: users by activity
 
-Settings are laid over each other as a run's own layers: of ``semantic`` and ``eval_args`` a cell
-may give single entries. Every finished run is a record on disk, named by the hash of what was
-asked; a second start runs what is missing. A failed run is written as a record with its error and
-shown in the tables.
+Settings come in layers, as those of a run: the common ones, those of the cell, a point of the grid.
+Of ``semantic`` and ``eval_args`` a cell may give single entries. A study is a plan like that of
+``recbole-choir compare``, with a grid in place of the search, and is run in the same way: every
+finished run is a record on disk, named by the hash of what was asked; a second start runs what is
+missing; a failed run is a record with its error and is shown in the tables.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
-from multiprocessing import get_context
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm import tqdm
 
-from recbole_choir import record as records
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.evaluator import SEGMENT_NAMES
-from recbole_choir.experiments.differences import write_differences
-from recbole_choir.experiments.ensemble import average_pair, seed_pairs
-from recbole_choir.experiments.runs import Run, end_with_parent, execute, finished, write_failure
+from recbole_choir.experiments.grid import points
+from recbole_choir.experiments.plan import TUNE_SEED, Average, Cell, Plan
+from recbole_choir.experiments.runner import Processes, run_missing, stop_at_once
+from recbole_choir.experiments.search_spaces import Dimension, Space
+from recbole_choir.experiments.summary import collect, write_chosen, write_significance
 from recbole_choir.experiments.tables import SEGMENTS, markdown_tables
-from recbole_choir.settings.layers import lay
+from recbole_choir.settings.layers import merged
 
 STUDY_KEYS = {"name", "datasets", "seeds", "tune", "common", "cells", "averages", "segments"}
-
-
 CELL_KEYS = {"name", "model", "config", "control"}
+
+#: In how many of its segments, from the first on, the rows of a study are tested.
+TESTED = 3
 
 
 @dataclass(frozen=True)
 class Study:
-    """A parsed study file."""
+    """A study file, read and checked.
 
-    name: str
-    datasets: list[str]
-    seeds: list[int]
-    cells: list[dict[str, Any]]
-    common: dict[str, Any]
-    tune: dict[str, Any]
-    averages: list[dict[str, Any]]
-    segments: list[str] = field(default_factory=lambda: list(SEGMENTS))
+    Attributes:
+        plan: What is run, and which rows are tested against each other.
+        segments: Columns of the tables.
+    """
+
+    plan: Plan
+    segments: tuple[str, ...]
 
     @classmethod
     def load(cls, path: Path) -> Study:
@@ -73,131 +71,93 @@ class Study:
             ConfigError: An unknown or missing key, in one line.
         """
         content = yaml.safe_load(path.read_text()) or {}
-        for key in content:
-            if key not in STUDY_KEYS:
-                raise ConfigError(f"{path}: unknown key '{key}'{nearest(key, STUDY_KEYS)}")
-        for key in ("datasets", "seeds", "cells"):
-            if not content.get(key):
-                raise ConfigError(f"{path}: key '{key}' is missing or empty")
-        for segment in content.get("segments") or ():
-            if segment not in SEGMENT_NAMES:
-                raise ConfigError(
-                    f"{path}: segments: expected any of {', '.join(SEGMENT_NAMES)}, got "
-                    f"'{segment}'{nearest(str(segment), SEGMENT_NAMES)}"
-                )
-        names = [cell.get("name", cell["model"]) for cell in content["cells"]]
-        for cell in content["cells"]:
-            for key in cell:
-                if key not in CELL_KEYS:
-                    raise ConfigError(f"{path}: unknown key '{key}'{nearest(key, CELL_KEYS)}")
-            if cell.get("control", names[0]) not in names:
-                raise ConfigError(
-                    f"{path}: control '{cell['control']}': no such cell"
-                    f"{nearest(cell['control'], names)}"
-                )
-        for average in content.get("averages", []):
-            if average["of"] not in names:
-                raise ConfigError(
-                    f"{path}: average of '{average['of']}': no such cell"
-                    f"{nearest(average['of'], names)}"
-                )
-        return cls(
-            name=str(content.get("name", path.stem)),
-            datasets=list(content["datasets"]),
-            seeds=[int(s) for s in content["seeds"]],
-            cells=[{**c, "name": n} for c, n in zip(content["cells"], names)],
-            common=dict(content.get("common") or {}),
-            tune=dict(content.get("tune") or {}),
-            averages=list(content.get("averages") or []),
-            segments=list(content.get("segments") or SEGMENTS),
+        _check(path, content)
+        names = [str(cell.get("name", cell["model"])) for cell in content["cells"]]
+        tune = content.get("tune") or {}
+        grid = {k: Dimension(choices=tuple(v)) for k, v in (tune.get("grid") or {}).items()}
+        trials = len(points(grid))
+        if trials < 2:  # nothing to choose
+            grid, trials = {}, 0
+        segments = tuple(content.get("segments") or SEGMENTS)
+        plan = Plan(
+            cells=tuple(
+                _cell(dataset, name, cell, content.get("common") or {}, grid, names[0])
+                for dataset in content["datasets"]
+                for name, cell in zip(names, content["cells"])
+            ),
+            averages=tuple(
+                Average(dataset, str(average["name"]), str(average["of"]), by_first=True)
+                for dataset in content["datasets"]
+                for average in content.get("averages") or ()
+            ),
+            seeds=tuple(int(seed) for seed in content["seeds"]),
+            trials=trials,
+            base=names[0],
+            tune_seed=int(tune.get("seed", TUNE_SEED)),
+            grid=True,
+            segments=segments[:TESTED],
         )
-
-    @property
-    def compared(self) -> list[str]:
-        """Segments in which differences are bootstrapped: the first three columns."""
-        return self.segments[:3]
-
-    def grid(self) -> list[dict[str, Any]]:
-        """Points of the tuning grid; one empty point without one."""
-        grid = self.tune.get("grid") or {}
-        return [dict(zip(grid, point)) for point in itertools.product(*grid.values())]
-
-    def pairs(self) -> list[tuple[str, str]]:
-        """Pairs of cells to compare: with the first cell, and with the cell's own control."""
-        names = [*(c["name"] for c in self.cells), *(a["name"] for a in self.averages)]
-        pairs = [(name, names[0]) for name in names[1:]]
-        return pairs + [(c["name"], c["control"]) for c in self.cells if "control" in c]
-
-    def _config(self, cell: dict[str, Any], point: dict[str, Any]) -> dict[str, Any]:
-        """Settings of a run: a cell's lie over the common ones, a point of the grid over both."""
-        return lay(lay(self.common, cell.get("config", {})), point)
-
-    def tuning_runs(self) -> Iterator[Run]:
-        """Runs that choose a point of the grid for each cell, on validation."""
-        points = self.grid()
-        if len(points) < 2:
-            return
-        for dataset, cell, point in itertools.product(self.datasets, self.cells, points):
-            config = self._config(cell, point)
-            yield Run(cell["name"], cell["model"], dataset, int(self.tune["seed"]), config, "tune")
-
-    def seed_runs(self, chosen: dict[tuple[str, str], dict[str, Any]]) -> Iterator[Run]:
-        """Runs for the table, each cell at its chosen point."""
-        for dataset, cell, seed in itertools.product(self.datasets, self.cells, self.seeds):
-            point = chosen.get((dataset, cell["name"]), {})
-            config = self._config(cell, point)
-            yield Run(cell["name"], cell["model"], dataset, seed, config)
+        return cls(plan, segments)
 
 
-def _run_all(runs: Sequence[Run], out: Path, workers: int, threads: int) -> None:
-    missing = [r for r in runs if not finished(r, out)]
-    if not missing:
-        return
-    context = get_context("spawn")
-    # One task a process: a crash or a leak of one run cannot touch another.
-    with (
-        ProcessPoolExecutor(
-            workers, mp_context=context, initializer=end_with_parent, max_tasks_per_child=1
-        ) as pool,
-        tqdm(total=len(missing), desc="runs") as bar,
-    ):
-        futures = {pool.submit(execute, run, str(out), threads): run for run in missing}
-        for future in as_completed(futures):
-            run, error = futures[future], future.exception()
-            bar.set_postfix_str(run.cell)
-            bar.update()
-            if error is not None:  # a failed cell is shown in the tables, never skipped
-                message = f"{type(error).__name__}: {error}"
-                write_failure(run, out, message)
-                tqdm.write(f"failed: {run.key()}: {message}")
+def _check(path: Path, content: Mapping[str, Any]) -> None:
+    for key in content:
+        if key not in STUDY_KEYS:
+            raise ConfigError(f"{path}: unknown key '{key}'{nearest(key, STUDY_KEYS)}")
+    for key in ("datasets", "seeds", "cells"):
+        if not content.get(key):
+            raise ConfigError(f"{path}: key '{key}' is missing or empty")
+    for segment in content.get("segments") or ():
+        if segment not in SEGMENT_NAMES:
+            raise ConfigError(
+                f"{path}: segments: expected any of {', '.join(SEGMENT_NAMES)}, got "
+                f"'{segment}'{nearest(str(segment), SEGMENT_NAMES)}"
+            )
+    for cell in content["cells"]:
+        for key in cell:
+            if key not in CELL_KEYS:
+                raise ConfigError(f"{path}: unknown key '{key}'{nearest(key, CELL_KEYS)}")
+        if "model" not in cell:
+            raise ConfigError(f"{path}: cells: expected a model, got {sorted(cell)}")
+    names = [str(cell.get("name", cell["model"])) for cell in content["cells"]]
+    averages = content.get("averages") or ()
+    rows = [*names, *(average["name"] for average in averages)]
+    for row in rows:
+        if rows.count(row) > 1:
+            raise ConfigError(f"{path}: cells: expected names, all different, got '{row}' twice")
+    for cell in content["cells"]:
+        if cell.get("control", names[0]) not in names:
+            raise ConfigError(
+                f"{path}: control '{cell['control']}': no such cell"
+                f"{nearest(cell['control'], names)}"
+            )
+    for average in averages:
+        if average["of"] not in names:
+            raise ConfigError(
+                f"{path}: average of '{average['of']}': no such cell{nearest(average['of'], names)}"
+            )
 
 
-def choose(study: Study, out: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """For each dataset and cell, the grid point with the best validation GAUC."""
-    best: dict[tuple[str, str], tuple[float, dict[str, Any]]] = {}
-    for run in study.tuning_runs():
-        record = records.read_json(out / f"{run.key()}.json")
-        score = float(record.get("best_valid", {}).get("gauc", float("-inf")))
-        point = {k: run.config[k] for k in study.tune["grid"]}
-        if score > best.get((run.dataset, run.cell), (float("-inf"), {}))[0]:
-            best[(run.dataset, run.cell)] = (score, point)
-    return {key: point for key, (_, point) in best.items()}
-
-
-def average_records(study: Study, runs: Sequence[Run], out: Path) -> None:
-    """Write the control records: the mean score of pairs of seeds of one cell.
-
-    Averaging two seeds of the same model is the cheapest way to be larger; a gain that does not
-    beat it is a gain in size (specs of the study, control "two seeds averaged").
-    """
-    for average in study.averages:
-        for dataset in study.datasets:
-            members = [r for r in runs if r.cell == average["of"] and r.dataset == dataset]
-            paths = [out / f"{r.key()}.json" for r in members]
-            paths = [p for p in paths if p.with_suffix(".npz").exists()]
-            for first, second in seed_pairs(paths):
-                name = f"{dataset}-{records.file_name(average['name'])}-{first.stem[-8:]}.json"
-                average_pair(first, second, average["name"], out / name)
+def _cell(
+    dataset: str,
+    name: str,
+    content: Mapping[str, Any],
+    common: Mapping[str, Any],
+    grid: Space,
+    first: str,
+) -> Cell:
+    """A cell, compared with the first one and with its own control."""
+    against = [first] if name != first else []
+    if "control" in content:
+        against.append(str(content["control"]))
+    return Cell(
+        dataset,
+        name,
+        content["model"],
+        merged(common, content.get("config") or {}),
+        space=grid,
+        against=tuple(dict.fromkeys(against)),
+    )
 
 
 def run_study(path: Path, out: Path, workers: int = 1, threads: int = 1) -> Path:
@@ -213,16 +173,12 @@ def run_study(path: Path, out: Path, workers: int = 1, threads: int = 1) -> Path
     Returns:
         The folder of the records.
     """
-    study = Study.load(path)
+    plan = Study.load(path).plan
     out.mkdir(parents=True, exist_ok=True)
-    tuning = list(study.tuning_runs())
-    _run_all(tuning, out, workers, threads)
-    chosen = choose(study, out)
-    runs = list(study.seed_runs(chosen))
-    _run_all(runs, out, workers, threads)
-    average_records(study, runs, out)
-    if all(finished(r, out) for r in runs):
-        write_differences(out, study.pairs(), study.compared)
+    state = run_missing(plan, out, workers, Processes(out, threads))
+    found = collect(plan, state, out)
+    write_significance(plan, found, out)
+    write_chosen(plan, state, out)
     return out
 
 
@@ -236,7 +192,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1, help="threads a run")
     parser.add_argument("--table", type=Path, help="also write the tables to this Markdown file")
     options = parser.parse_args(argv)
-    out = run_study(options.file, options.out, options.workers, options.threads)
+    try:
+        out = run_study(options.file, options.out, options.workers, options.threads)
+    except KeyboardInterrupt:
+        stop_at_once()
     text = markdown_tables(out, segments=Study.load(options.file).segments)
     print(text)
     if options.table:

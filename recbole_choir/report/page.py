@@ -1,9 +1,11 @@
-"""Writing the report: one page, and its numbers and pictures beside it."""
+"""``recbole-choir report``: one page of tables and plots from a folder of records."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from recbole_choir.report.png_figures import write_png
 from recbole_choir.report.records import RecordFolder
 from recbole_choir.report.sections import Section, make_section
 
+DESCRIPTION = "One page of tables and plots from a folder of records."
 TEMPLATE = Path(__file__).with_name("report.html.jinja2")
 
 
@@ -36,7 +39,7 @@ def write_report(
 
     Args:
         folder: The records.
-        out: The page. CSV files and pictures go into ``<name>_files`` beside it.
+        out: The page. CSV files and pictures go into ``<name>_files`` next to it.
         semantic: Folders of semantic tables that the runs have read: for the map of users.
         base: Cell that gains are measured from; see :meth:`RecordFolder.load`.
         title: Heading of the page. Default: the name of the folder.
@@ -54,13 +57,13 @@ def write_report(
     loaded = RecordFolder.load(folder, base)
     tables = _tables_of(loaded, semantic)
     sections = [make_section(loaded, name, tables.get(name, ())) for name in loaded.datasets]
-    beside = out.with_name(f"{out.stem}_files")
+    files = out.with_name(f"{out.stem}_files")
     try:
-        beside.mkdir(parents=True, exist_ok=True)
+        files.mkdir(parents=True, exist_ok=True)
         for section in sections:
-            _write_beside(section, beside)
+            _write_files(section, files)
         page = render(
-            loaded, sections, title or f"Report: {folder.resolve().name}", beside.name, made_by
+            loaded, sections, title or f"Report: {folder.resolve().name}", files.name, made_by
         )
         temporary = out.with_name(f".{out.name}.{os.getpid()}")
         temporary.write_text(page, encoding="utf-8")
@@ -127,13 +130,48 @@ def _tables_of(folder: RecordFolder, semantic: Sequence[Path]) -> dict[str, list
     return found
 
 
-def _write_beside(section: Section, beside: Path) -> None:
+def _write_files(section: Section, files: Path) -> None:
     name = _stem(section.dataset)
-    _write_csv(section.numbers, beside / f"{name}-numbers.csv")
+    _write_csv(section.numbers, files / f"{name}-numbers.csv")
     for plot in section.plots:
-        _write_csv(plot.frame, beside / f"{name}-{plot.name}.csv")
-        write_png(plot, beside / f"{name}-{plot.name}.png")
+        _write_csv(plot.frame, files / f"{name}-{plot.name}.csv")
+        write_png(plot, files / f"{name}-{plot.name}.png")
 
 
 def _write_csv(frame: pd.DataFrame, path: Path) -> None:
     frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def main(argv: Sequence[str]) -> int:
+    """``recbole-choir report RECORDS_DIR --out report.html [--semantic DIR ...]``."""
+    parser = argparse.ArgumentParser(
+        prog="recbole-choir report", description=DESCRIPTION, allow_abbrev=False
+    )
+    parser.add_argument("records", type=Path, help="folder of records, of a study or of runs")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the page; CSV and PNG go into <name>_files"
+    )
+    parser.add_argument(
+        "--semantic",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="semantic tables that the runs have read: for the map of users and the group sizes",
+    )
+    parser.add_argument("--base", help="cell that gains are measured from (default: Base)")
+    parser.add_argument("--title", help="heading of the page (default: the folder's name)")
+    options = parser.parse_args(argv)
+    if not (options.out.suffix or options.out.is_dir()):  # a browser goes by the ending
+        options.out = options.out.with_suffix(".html")
+    shown = [Path(word).name if Path(word).is_absolute() else word for word in argv]
+    out = write_report(
+        options.records,
+        options.out,
+        semantic=options.semantic,
+        base=options.base,
+        title=options.title,
+        made_by=shlex.join(["recbole-choir", "report", *shown]),
+    )
+    print(f"{out} ({out.stat().st_size / 2**20:.1f} MiB), CSV and PNG in {out.stem}_files")
+    return 0

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from recbole_choir import record as records
-from recbole_choir.experiments.differences import FILE as DIFFERENCES
+from recbole_choir.experiments.record_store import read_record
+from recbole_choir.experiments.summary import DIFFERENCES
 from recbole_choir.report.plot import Plot, Style, cell_styles
 from recbole_choir.report.records import RecordFolder, Run
 
@@ -94,12 +94,14 @@ def gains(folder: RecordFolder, dataset: str) -> Made:
     ]
     kinds = " and ".join(table["interval"].unique())
     seeds = int(table["seeds"].max())
-    said = f"95 % intervals: {kinds} ({seeds} seeds)." if seeds > 1 else "One seed: no intervals."
+    intervals = (
+        f"95 % intervals: {kinds} ({seeds} seeds)." if seeds > 1 else "One seed: no intervals."
+    )
     return Plot(
         "gain",
         f"Gain in test GAUC over {folder.base}, by activity",
         "Levels are fifths of the test users by training positives; a point on the line gains "
-        f"nothing. {said}",
+        f"nothing. {intervals}",
         table,
         "points",
         _ACTIVITY,
@@ -112,9 +114,8 @@ def gains(folder: RecordFolder, dataset: str) -> Made:
 
 def _bootstrapped(folder: RecordFolder, dataset: str) -> dict[str, dict[str, dict[str, Any]]]:
     """Cell -> segment -> difference to the base, from the study's summary."""
-    path = folder.path / DIFFERENCES
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in records.read_json(path) if path.exists() else []:
+    for row in read_record(folder.path / DIFFERENCES) or ():
         if row["dataset"] == dataset and row["against"] == folder.base:
             seeds = {r.record.get("seed") for r in folder.of(dataset) if r.cell == row["cell"]}
             values = {"y": row["mean"], "low": row["low"], "high": row["high"]}

@@ -13,10 +13,9 @@ import pytest
 
 from recbole_choir import record as records
 from recbole_choir.evaluator import segment_metrics
-from recbole_choir.experiments.plan import Plan, make_plan
+from recbole_choir.experiments.plan import SEGMENTS, Plan, make_plan
 from recbole_choir.experiments.runner import run_missing
 from recbole_choir.experiments.runs import Run, record_path
-from recbole_choir.experiments.summary import SEGMENTS
 
 #: Rows of the test set; users 0 to 19 with eight rows each.
 USERS = np.repeat(np.arange(20), 8)

@@ -127,7 +127,7 @@ def test_an_interrupt_ends_at_once_and_says_what_is_next(
         raise SystemExit(code)
 
     monkeypatch.setattr(command, "Processes", lambda out, threads: interrupted)
-    monkeypatch.setattr(command.os, "_exit", end)
+    monkeypatch.setattr("recbole_choir.experiments.runner.os._exit", end)
     with pytest.raises(SystemExit) as stop:
         main(["compare", "--models=Base", "--tune=0", "--out", str(tmp_path / "o")])
     assert stop.value.code == 130

@@ -18,7 +18,7 @@ import recbole_choir
 from recbole_choir.errors import ConfigError
 from recbole_choir.settings import catalogue, pages, recbole_keys
 from recbole_choir.settings.complete import check
-from recbole_choir.settings.layers import lay, merge, parse_cli
+from recbole_choir.settings.layers import merge, merged, parse_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -165,21 +165,21 @@ def test_a_model_in_a_file_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_layer_over_another() -> None:
     below = {"eval_args": {"order": "TO", "split": {"RS": [8, 1, 1]}}, "semantic": {"a": {"b": 1}}}
     above = {"eval_args": {"split": {"LS": "x"}}, "semantic": {"a": {"c": 2}}, "z": {"q": 1}}
-    assert lay(below, above) == {
+    assert merged(below, above) == {
         "eval_args": {"order": "TO", "split": {"LS": "x"}},  # one level deep
         "semantic": {"a": {"b": 1, "c": 2}},  # all the way
         "z": {"q": 1},
     }
-    assert lay({"z": {"a": 1}}, {"z": {"b": 2}}) == {"z": {"b": 2}}
+    assert merged({"z": {"a": 1}}, {"z": {"b": 2}}) == {"z": {"b": 2}}
     dotted = parse_cli(["--z.b.c=2"])
-    assert lay({"z": {"a": 1, "b": {"d": 3}}}, dotted) == {"z": {"a": 1, "b": {"d": 3, "c": 2}}}
+    assert merged({"z": {"a": 1, "b": {"d": 3}}}, dotted) == {"z": {"a": 1, "b": {"d": 3, "c": 2}}}
     assert below["semantic"] == {"a": {"b": 1}}  # nothing is changed in place
 
 
 def test_changes_of_what_is_not_known_yet_stay_changes() -> None:
     one, two = parse_cli(["--z.a=1"]), parse_cli(["--z.b=2"])
-    both = lay(lay({}, one), two)
-    assert lay({"z": {"c": 3}}, both) == {"z": {"c": 3, "a": 1, "b": 2}}
+    both = merged(merged({}, one), two)
+    assert merged({"z": {"c": 3}}, both) == {"z": {"c": 3, "a": 1, "b": 2}}
     assert merge(None, {"a": 1}) == {"a": 1}
     assert merge({"a": 1}, None) is None
 
