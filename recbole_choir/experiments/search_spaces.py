@@ -109,8 +109,9 @@ def load_space(model: str, folder: Path, config: Mapping[str, Any]) -> Space:
 
     Args:
         model: Its name.
-        folder: With ``default.yaml`` and perhaps ``<Model>.yaml``, whose ranges win over those in
-            the classes of settings (:func:`recbole_choir.settings.base.setting`).
+        folder: With ``default.yaml`` and perhaps ``<Model>.yaml``. To the package's own folder the
+            ranges in the classes of settings (:func:`recbole_choir.settings.base.setting`) belong;
+            any other says all that is searched.
         config: The model's configuration: keys that it lacks are left out.
 
     Returns:
@@ -121,7 +122,8 @@ def load_space(model: str, folder: Path, config: Mapping[str, Any]) -> Space:
         ConfigError: A file is missing or malformed; the line names file, key and what is wrong.
     """
     given = _read(folder / "default.yaml")
-    for cls in (RunSettings, catalogue.settings_class(model) or Settings):
+    ours = (RunSettings, catalogue.settings_class(model) or Settings)
+    for cls in ours if folder == search_dir() else ():
         for key, content in cls.searched().items():
             given.setdefault(key, _dimension(content, f"{cls.__name__}.{key}"))
     space = {
