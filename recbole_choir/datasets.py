@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,16 @@ def own_data_config(name: str, content: Any) -> dict[str, Any]:
         DataError: It is no such mapping; one line with the place in the YAML.
     """
     return dict(_adapters().OwnData(name, content).mapping.config())
+
+
+def atomic_config(config: Mapping[str, Any], dataset: str) -> dict[str, Any]:
+    """A checked configuration with RecBole's ``data_path``: the dataset's own folder."""
+    folder = Path(config["data_path"]) / dataset
+    if dataset == CARRIED_BY_RECBOLE:
+        spec = importlib.util.find_spec("recbole")
+        if spec is not None and spec.origin is not None:
+            folder = Path(spec.origin).parent / "dataset_example" / dataset
+    return {**config, "dataset": dataset, "data_path": str(folder)}
 
 
 def ensure_atomic_files(config: Any) -> Path:

@@ -6,11 +6,9 @@ import argparse
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from recbole_choir.data.file_checks import Expected, Finding, check_files
-from recbole_choir.datasets import CARRIED_BY_RECBOLE, ensure_atomic_files
-from recbole_choir.settings import recbole_keys
+from recbole_choir.datasets import atomic_config, ensure_atomic_files
 from recbole_choir.settings.base import ConfigLike, read
 from recbole_choir.settings.complete import check
 from recbole_choir.settings.layers import parse_cli
@@ -84,22 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--config_files", default="", help='YAML files with its columns: "a.yaml b.yaml"'
     )
     arguments, rest = parser.parse_known_args(argv)
-    config: dict[str, Any] = dict(
-        check("Base", arguments.dataset, arguments.config_files.split(), cli=parse_cli(rest)).final
-    )
-    # as RecBole does
-    config["data_path"] = str(Path(config["data_path"]) / arguments.dataset)
-    config["dataset"] = arguments.dataset
-    folder = _folder(config)
-    found = findings_of({**config, "data_path": str(folder)})
+    done = check("Base", arguments.dataset, arguments.config_files.split(), cli=parse_cli(rest))
+    config = atomic_config(done.final, arguments.dataset)
+    folder = ensure_atomic_files(config)
+    found = findings_of(config)
     _print(found, folder)
     return int(any(f.level == "error" for f in found))
-
-
-def _folder(config: dict[str, Any]) -> Path:
-    if config["dataset"] == CARRIED_BY_RECBOLE:
-        return recbole_keys.folder() / "dataset_example" / CARRIED_BY_RECBOLE
-    return ensure_atomic_files(config)
 
 
 def _print(found: list[Finding], folder: Path) -> None:

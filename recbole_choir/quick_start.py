@@ -22,6 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from recbole_choir import record as records
 from recbole_choir.console import console_report
 from recbole_choir.datasets import ensure_atomic_files
+from recbole_choir.errors import Pruned
 from recbole_choir.evaluator import Segments
 from recbole_choir.evaluator.norms import norms_by_activity
 from recbole_choir.integration import (
@@ -35,7 +36,6 @@ from recbole_choir.integration import (
     init_seed,
 )
 from recbole_choir.integration.predictions import user_vectors
-from recbole_choir.integration.validation_points import Pruned
 from recbole_choir.integration.warm_start import warm_start
 from recbole_choir.table_source import ensure_semantic_table
 
@@ -61,7 +61,7 @@ def run(
         config_dict: Values above the files.
         cli: Already parsed command-line values, above everything else.
         callback_fn: Called with the epoch and the score after each validation. It may raise
-            :class:`~recbole_choir.integration.validation_points.Pruned`: then nothing is tested,
+            :class:`~recbole_choir.errors.Pruned`: then nothing is tested,
             and the record has the state "pruned" and the validations so far. With several
             processes it must be picklable and is called in each.
 

@@ -294,3 +294,13 @@ def test_roles_of_a_dataset_are_loaded_columns(name: str) -> None:
 def test_tests_have_unique_names() -> None:
     names = [p.name for p in (ROOT / "tests").rglob("test_*.py")]
     assert sorted({n for n in names if names.count(n) > 1}) == []
+
+
+def test_documentation_stays_small() -> None:
+    files = [p for p in (ROOT / "docs").rglob("*") if p.is_file()]
+    assert len(files) < 60
+    assert sum(p.stat().st_size for p in files) < 3e6
+    loose = {".csv", ".db", ".lock", ".npz"}
+    assert [p.name for p in files if p.suffix in loose or p.name == ".lock"] == []
+    # records are packed: `recbole-choir records pack FOLDER`
+    assert [p for p in (ROOT / "docs" / "records").rglob("*.json")] == []

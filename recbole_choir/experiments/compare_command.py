@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from recbole_choir.datasets import ensure_atomic_files
+from recbole_choir.datasets import atomic_config, ensure_atomic_files
 from recbole_choir.errors import ConfigError
 from recbole_choir.experiments.markdown import write_pages
 from recbole_choir.experiments.overrides import common_settings
@@ -28,7 +28,7 @@ from recbole_choir.experiments.search_spaces import search_dir
 from recbole_choir.experiments.summary import State, collect, write_chosen, write_significance
 from recbole_choir.experiments.tables import to_markdown
 from recbole_choir.experiments.tuning import load_optuna
-from recbole_choir.integration import ChoirConfig
+from recbole_choir.settings.complete import check
 
 DESCRIPTION = """\
 Compare models on datasets. Every row is tuned with the same number of trials, chosen on
@@ -90,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         for dataset in plan.datasets:  # once, here: two workers would do it twice
             cell = next(cell for cell in plan.cells if cell.dataset == dataset)
-            ensure_atomic_files(ChoirConfig(cell.model, dataset, config_dict=cell.config))
+            config = check(cell.model, dataset, config_dict=cell.config).final
+            ensure_atomic_files(atomic_config(config, dataset))
         workers = options.workers or default_workers(options.threads)
         try:
             state = run_missing(plan, options.out, workers, Processes(options.out, options.threads))

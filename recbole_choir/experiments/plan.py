@@ -12,8 +12,9 @@ from recbole_choir.experiments.overrides import nested, sets
 from recbole_choir.experiments.pruning import FROM_TRIALS
 from recbole_choir.experiments.runs import Run
 from recbole_choir.experiments.search_spaces import Space, defaults, load_space, search_dir
-from recbole_choir.integration import ChoirConfig
 from recbole_choir.paths import properties_dir
+from recbole_choir.settings import recbole_keys
+from recbole_choir.settings.complete import check
 from recbole_choir.settings.layers import merged, read_yaml
 
 #: The first of the seeds that ``--seeds=N`` means: 2020, 2021, .. as in the studies.
@@ -376,8 +377,7 @@ def _cells(
 
     def cell(name: str, settings: Mapping[str, Any], **about: Any) -> Cell:
         config = merged(common, settings)
-        checked = ChoirConfig(model=model, dataset=dataset, config_dict=config)
-        values = checked.final_config_dict
+        values = check(model, dataset, config_dict=config).final
         space = {
             key: dimension
             for key, dimension in load_space(model, search, values).items()
@@ -386,9 +386,8 @@ def _cells(
         first = defaults(space, values)
         # also the keys of the search are keys that the model reads
         probe = {key: first.get(key, (d.choices or (d.high,))[0]) for key, d in space.items()}
-        ChoirConfig(model=model, dataset=dataset, config_dict=merged(config, nested(probe)))
-        metric = str(checked["valid_metric"]).lower()
-        larger = bool(checked["valid_metric_bigger"])
+        check(model, dataset, config_dict=merged(config, nested(probe)))
+        metric = str(values["valid_metric"]).lower()
         return Cell(
             dataset,
             name,
@@ -397,9 +396,9 @@ def _cells(
             space=space,
             first=first,
             metric=metric,
-            larger=larger,
-            eval_step=float(checked["eval_step"]),
-            epochs=int(checked["epochs"]),
+            larger=metric not in recbole_keys.SMALLER_IS_BETTER,
+            eval_step=float(values["eval_step"]),
+            epochs=int(values["epochs"]),
             **about,
         )
 

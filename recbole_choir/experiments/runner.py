@@ -18,7 +18,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from tqdm import tqdm
 
 from recbole_choir.experiments.grid import Grid
@@ -47,9 +46,16 @@ def stop_at_once() -> NoReturn:
     os._exit(130)
 
 
+def gpu_count() -> int:
+    """GPUs that runs may take."""
+    import torch  # heavy: a plan that is refused or only shown does without
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def default_workers(threads: int) -> int:
     """One run a GPU where there are GPUs, else as many as the cores allow."""
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = gpu_count()
     if gpus:
         return gpus
     usable = getattr(os, "sched_getaffinity", None)
@@ -68,7 +74,7 @@ class Processes:
     def __init__(self, out: Path, threads: int) -> None:
         self.out = out
         self.threads = threads
-        self._gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        self._gpus = gpu_count()
 
     def __call__(self, run: Run, slot: int) -> Future[None]:
         """Start a run; with several GPUs, slot s takes GPU s modulo their number."""

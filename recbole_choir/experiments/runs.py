@@ -13,9 +13,6 @@ from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from recbole_choir import quick_start
 from recbole_choir import record as records
 from recbole_choir.experiments.pruning import Rule, Watch, is_pruned, scores_of
 from recbole_choir.experiments.record_store import read_record
@@ -124,6 +121,11 @@ def log_path(run: Run, out: Path) -> Path:
 
 
 def _run(run: Run, out: str, threads: int, gpu: int | None) -> None:
+    # Only a process that trains loads torch and RecBole; planning and checking do not.
+    import torch
+
+    from recbole_choir import quick_start
+
     torch.set_num_threads(threads)
     path = record_path(run, Path(out))
     weights = Path(out) / "runs" / f"{run.key()}-weights"

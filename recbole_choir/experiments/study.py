@@ -27,25 +27,26 @@ missing; a failed run is a record with its error and is shown in the tables.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.evaluator import SEGMENT_NAMES
 from recbole_choir.experiments.grid import points
+from recbole_choir.experiments.overrides import nested
 from recbole_choir.experiments.plan import TUNE_SEED, Average, Cell, Plan
+from recbole_choir.experiments.record_store import read_records
 from recbole_choir.experiments.runner import Processes, run_missing, stop_at_once
 from recbole_choir.experiments.search_spaces import Dimension, Space
 from recbole_choir.experiments.summary import collect, write_chosen, write_significance
 from recbole_choir.experiments.tables import SEGMENTS, markdown_tables
-from recbole_choir.settings.layers import merged
-
-STUDY_KEYS = {"name", "datasets", "seeds", "tune", "common", "cells", "averages", "segments"}
-CELL_KEYS = {"name", "model", "config", "control"}
+from recbole_choir.settings.complete import check
+from recbole_choir.settings.layers import merged, read_yaml
 
 #: In how many of its segments, from the first on, the rows of a study are tested.
 TESTED = 3
@@ -70,8 +71,7 @@ class Study:
         Raises:
             ConfigError: An unknown or missing key, in one line.
         """
-        content = yaml.safe_load(path.read_text()) or {}
-        _check(path, content)
+        content = _read(path)
         names = [str(cell.get("name", cell["model"])) for cell in content["cells"]]
         tune = content.get("tune") or {}
         grid = {k: Dimension(choices=tuple(v)) for k, v in (tune.get("grid") or {}).items()}
@@ -100,42 +100,124 @@ class Study:
         return cls(plan, segments)
 
 
-def _check(path: Path, content: Mapping[str, Any]) -> None:
-    for key in content:
-        if key not in STUDY_KEYS:
-            raise ConfigError(f"{path}: unknown key '{key}'{nearest(key, STUDY_KEYS)}")
-    for key in ("datasets", "seeds", "cells"):
-        if not content.get(key):
-            raise ConfigError(f"{path}: key '{key}' is missing or empty")
+class _CellFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    name: str | None = None
+    config: dict[str, Any] | None = None
+    control: str | None = None
+
+
+class _AverageFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    of: str
+
+
+class _TuneFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    seed: int = TUNE_SEED
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] | None = None
+
+
+class _StudyFile(BaseModel):
+    """A study file, key by key."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str | None = None
+    datasets: Annotated[list[str], Field(min_length=1)]
+    seeds: Annotated[list[int], Field(min_length=1)]
+    cells: Annotated[list[_CellFile], Field(min_length=1)]
+    tune: _TuneFile | None = None
+    common: dict[str, Any] | None = None
+    averages: list[_AverageFile] | None = None
+    segments: list[str] | None = None
+
+
+_PARTS: dict[str, type[BaseModel]] = {
+    "cells": _CellFile,
+    "averages": _AverageFile,
+    "tune": _TuneFile,
+}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a study file, checked: all that is wrong, in one line.
+
+    Raises:
+        ConfigError: See above.
+    """
+    content = read_yaml(path)
+    try:
+        _StudyFile.model_validate(content)
+    except ValidationError as error:
+        lines = [_fault(found) for found in error.errors()]
+        raise ConfigError.of(f"{path}: {line}" for line in lines) from None
+    problems = list(_contradictions(content))
+    if problems:
+        raise ConfigError.of(f"{path}: {line}" for line in problems)
+    return content
+
+
+def _fault(found: Any) -> str:
+    """One of pydantic's errors in words."""
+    *where, key = found["loc"]
+    place = ".".join(map(str, found["loc"]))
+    if found["type"] == "extra_forbidden":
+        models: dict[str, type[BaseModel]] = {
+            "cells": _CellFile,
+            "averages": _AverageFile,
+            "tune": _TuneFile,
+        }
+        known = models.get(str(where[0]) if where else "", _StudyFile).model_fields
+        return f"unknown key '{key}'{nearest(str(key), known)}"
+    if found["type"] == "missing" or (len(found["loc"]) == 1 and found["type"] == "too_short"):
+        if key == "model":
+            return f"{'.'.join(map(str, where))}: expected a model, got {sorted(found['input'])}"
+        return f"key '{key}' is missing or empty"
+    return f"{place}: {found['msg'][:1].lower()}{found['msg'][1:]}, got {found['input']!r}"
+
+
+def _contradictions(content: Mapping[str, Any]) -> Iterator[str]:
     for segment in content.get("segments") or ():
         if segment not in SEGMENT_NAMES:
-            raise ConfigError(
-                f"{path}: segments: expected any of {', '.join(SEGMENT_NAMES)}, got "
-                f"'{segment}'{nearest(str(segment), SEGMENT_NAMES)}"
+            yield (
+                f"segments: expected any of {', '.join(SEGMENT_NAMES)}, got '{segment}'"
+                f"{nearest(str(segment), SEGMENT_NAMES)}"
             )
-    for cell in content["cells"]:
-        for key in cell:
-            if key not in CELL_KEYS:
-                raise ConfigError(f"{path}: unknown key '{key}'{nearest(key, CELL_KEYS)}")
-        if "model" not in cell:
-            raise ConfigError(f"{path}: cells: expected a model, got {sorted(cell)}")
     names = [str(cell.get("name", cell["model"])) for cell in content["cells"]]
     averages = content.get("averages") or ()
     rows = [*names, *(average["name"] for average in averages)]
-    for row in rows:
-        if rows.count(row) > 1:
-            raise ConfigError(f"{path}: cells: expected names, all different, got '{row}' twice")
+    for row in dict.fromkeys(row for row in rows if rows.count(row) > 1):
+        yield f"cells: expected names, all different, got '{row}' twice"
     for cell in content["cells"]:
-        if cell.get("control", names[0]) not in names:
-            raise ConfigError(
-                f"{path}: control '{cell['control']}': no such cell"
-                f"{nearest(cell['control'], names)}"
-            )
+        control = cell.get("control", names[0])
+        if control not in names:
+            yield f"control '{control}': no such cell{nearest(control, names)}"
     for average in averages:
         if average["of"] not in names:
-            raise ConfigError(
-                f"{path}: average of '{average['of']}': no such cell{nearest(average['of'], names)}"
-            )
+            yield f"average of '{average['of']}': no such cell{nearest(average['of'], names)}"
+
+
+def check_cells(plan: Plan) -> None:
+    """Check the configuration of every cell at every point of its grid, before anything is run.
+
+    Raises:
+        ConfigError: All that is wrong, in one line.
+    """
+    problems: list[str] = []
+    for cell in plan.cells:
+        for point in points(cell.space) or [{}]:
+            try:
+                check(cell.model, cell.dataset, config_dict=merged(cell.config, nested(point)))
+            except ConfigError as error:
+                problems += [f"cell '{cell.name}': {line}" for line in error.problems]
+    if problems:
+        raise ConfigError.of(problems)
 
 
 def _cell(
@@ -174,6 +256,7 @@ def run_study(path: Path, out: Path, workers: int = 1, threads: int = 1) -> Path
         The folder of the records.
     """
     plan = Study.load(path).plan
+    check_cells(plan)
     out.mkdir(parents=True, exist_ok=True)
     state = run_missing(plan, out, workers, Processes(out, threads))
     found = collect(plan, state, out)
@@ -183,15 +266,26 @@ def run_study(path: Path, out: Path, workers: int = 1, threads: int = 1) -> Path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``recbole-choir study FILE --out FOLDER [--workers N]``."""
+    """``recbole-choir study FILE --out FOLDER [--workers N]``.
+
+    Returns:
+        0 when every run is finished, 1 when some failed.
+    """
     parser = argparse.ArgumentParser(prog="recbole-choir study", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("file", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder of the records")
     parser.add_argument("--workers", type=int, default=1, help="runs at a time")
     parser.add_argument("--threads", type=int, default=1, help="threads a run")
+    parser.add_argument("--dry-run", action="store_true", help="check every cell, run nothing")
     parser.add_argument("--table", type=Path, help="also write the tables to this Markdown file")
     options = parser.parse_args(argv)
+    if options.dry_run:
+        plan = Study.load(options.file).plan
+        check_cells(plan)
+        runs, done = sum(map(plan.runs_of, plan.cells)), len(read_records(options.out))
+        print(f"{len(plan.cells)} cells, at most {runs} runs; {done} records in {options.out}")
+        return 0
     try:
         out = run_study(options.file, options.out, options.workers, options.threads)
     except KeyboardInterrupt:
@@ -200,4 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(text)
     if options.table:
         options.table.write_text(text)
-    return 0
+    failed = sum("error" in record for record in read_records(out))
+    if failed:
+        print(f"{failed} runs failed: the same command tries them again", file=sys.stderr)
+    return int(failed > 0)

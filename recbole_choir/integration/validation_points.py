@@ -8,12 +8,8 @@ from typing import Any
 
 import torch
 
-from recbole_choir.errors import ChoirError, ConfigError
+from recbole_choir.errors import ConfigError
 from recbole_choir.integration import distributed
-
-
-class Pruned(ChoirError):
-    """A run was stopped by ``callback_fn``: its validation is too weak to go on."""
 
 
 def validation_steps(eval_step: int | float, n_steps: int) -> list[int]:

@@ -138,7 +138,7 @@ def test_a_study_is_run_stopped_and_resumed_like_a_comparison(fakes: Any, tmp_pa
 def test_a_study_ends_with_its_averages_its_differences_and_its_tables(
     fakes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _study(tmp_path, seeds=[1, 2, 3])
+    _study(tmp_path, seeds=[1, 2, 3], datasets=["ml-100k"])
     out = tmp_path / "out"
     monkeypatch.setattr("recbole_choir.experiments.study.Processes", lambda out, _: fakes.Fake(out))
     assert main([str(tmp_path / "study.yaml"), "--out", str(out)]) == 0
@@ -147,8 +147,10 @@ def test_a_study_ends_with_its_averages_its_differences_and_its_tables(
     assert "| C − Base |" in text
     frame = load_records(out)
     assert frame.loc[frame["role"] == "average", "seed"].nunique() == 3
-    members = sorted(path.stem[-8:] for path in out.glob("d-Base-[123]-*.json"))
-    assert sorted(p.name for p in out.glob("d-two-*.json")) == [f"d-two-{m}.json" for m in members]
+    members = sorted(path.stem[-8:] for path in out.glob("ml-100k-Base-[123]-*.json"))
+    assert sorted(p.name for p in out.glob("ml-100k-two-*.json")) == [
+        f"ml-100k-two-{m}.json" for m in members
+    ]
     rows = json.loads((out / "summary" / "differences.json").read_text())
     assert {(r["cell"], r["against"], r["segment"]) for r in rows} == {
         (cell, "Base", segment) for cell in ("C", "two") for segment in ("all", "low", "level_1")

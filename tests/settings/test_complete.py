@@ -225,3 +225,78 @@ def test_every_setting_can_be_printed(capsys: pytest.CaptureFixture[str]) -> Non
         cls: Any = catalogue.settings_class(name) if name else pages.RunSettings
         for key in cls.model_fields if cls else ():
             assert f"\n{key} = " in text
+
+
+STUDY = """
+datasets: [ml-100k]
+seeds: [1]
+cells:
+  - {name: a, model: ChoirRec, config: {att_type: foo, epochs: 0}}
+  - {name: b, model: SimTier, config: {simtier_edges: foo}}
+"""
+
+
+def test_a_wrong_cell_ends_a_study_and_a_comparison_before_anything_is_loaded(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY)
+    out = tmp_path / "out"
+    for argv in (
+        ["study", str(file), "--out", str(out)],
+        ["study", str(file), "--out", str(out), "--dry-run"],
+        ["compare", "--models=ChoirRec", "--att_type=foo", "--out", str(out)],
+        ["compare", "--models=ChoirRec", "--att_type=foo", "--out", str(out), "--dry-run"],
+    ):
+        done = started(*argv)
+        assert done.returncode == 2, done.stderr
+        assert "torch" not in done.stdout
+        assert "att_type: expected one of sigmoid" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert not out.exists()
+    done = started("study", str(file), "--out", str(out))
+    assert "cell 'a': epochs: expected at least 1, got 0" in done.stderr
+    assert "cell 'b': simtier_edges: expected one of uniform" in done.stderr
+
+
+BAD_STUDIES = [
+    ("", "key 'datasets' is missing or empty"),
+    ("- 1\n", "expected 'key: value' lines, got list"),
+    ("a: [1\n", "not YAML"),
+    ("datasets: x\nseeds: [1]\ncells: [{model: Base}]\n", "datasets: input should be a valid list"),
+    ("datasets: [x]\nseeds: 3\ncells: [{model: Base}]\n", "seeds: input should be a valid list"),
+    ("datasets: [x]\nseeds: [a]\ncells: [{model: Base}]\n", "seeds.0: input should be a valid int"),
+    ("datasets: [x]\nseeds: [1]\ncells: []\n", "key 'cells' is missing or empty"),
+    ("datasets: [x]\nseeds: [1]\ncells: [3]\n", "cells.0: input should be a valid dictionary"),
+    ("datasets: [x]\nseeds: [1]\ncells: [{name: a}]\n", "cells.0: expected a model, got ['name']"),
+    (
+        "datasets: [x]\nseeds: [1]\ncells: [{model: 3}]\n",
+        "cells.0.model: input should be",
+    ),
+    (
+        "datasets: [x]\nseeds: [1]\ncells: [{model: Base, config: 3}]\n",
+        "cells.0.config: input should be a valid dictionary",
+    ),
+    (
+        "datasets: [x]\nseeds: [1]\ncells: [{model: Base}]\ntune: {grid: {epochs: 3}}\n",
+        "tune.grid.epochs: input should be a valid list",
+    ),
+    (
+        "datasets: [x]\nseeds: [1]\ncells: [{model: Base}]\naverages: [{of: Base}]\n",
+        "key 'name' is missing",
+    ),
+    ("datasets: [x]\nseeds: [1]\ncells: [{model: Base}]\n", "dataset: no dataset named 'x'"),
+    ("datasets: [ml-100k]\nseeds: [1]\ncells: [{model: Bass}]\n", "did you mean 'Base'?"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_STUDIES)
+def test_bad_study_files_are_one_line(tmp_path: Path, text: str, message: str) -> None:
+    from recbole_choir.experiments.study import Study, check_cells
+
+    file = tmp_path / "study.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        check_cells(Study.load(file).plan)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
