@@ -303,4 +303,4 @@ def test_documentation_stays_small() -> None:
     loose = {".csv", ".db", ".lock", ".npz"}
     assert [p.name for p in files if p.suffix in loose or p.name == ".lock"] == []
     # records are packed: `recbole-choir records pack FOLDER`
-    assert [p for p in (ROOT / "docs" / "records").rglob("*.json")] == []
+    assert list((ROOT / "docs" / "records").rglob("*.json")) == []
