@@ -9,7 +9,6 @@ lives in a module that registers the models on import.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from recbole_choir.datasets import ensure_atomic_files
 from recbole_choir.errors import Pruned
 from recbole_choir.evaluator import Segments
 from recbole_choir.evaluator.norms import norms_by_activity
+from recbole_choir.files import whole_file
 from recbole_choir.integration import (
     ChoirConfig,
     create_dataset,
@@ -302,16 +302,14 @@ def train_id_vectors(config: ChoirConfig, before: float) -> Path:
     init_seed(base["seed"], base["reproducibility"])
     model = create_model(base, data)
     get_trainer(base)(base, model).fit(train, valid, saved=False, show_progress=False)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{os.getpid()}-{out.name}")
     trained = np.unique(data.train_events()[0])
     logger.info("id vectors: %d of %d users have a training row", len(trained), data.user_num - 1)
-    np.savez(
-        temporary,
-        user_ids=np.asarray(data.field2id_token[data.uid_field], dtype=str)[trained],
-        vectors=model.user_table.weight.detach().cpu().numpy()[trained],
-    )
-    os.replace(temporary, out)
+    with whole_file(out) as temporary:
+        np.savez(
+            temporary,
+            user_ids=np.asarray(data.field2id_token[data.uid_field], dtype=str)[trained],
+            vectors=model.user_table.weight.detach().cpu().numpy()[trained],
+        )
     return out
 
 

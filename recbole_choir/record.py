@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import platform
 import re
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from recbole_choir.files import write_whole
 
 PACKAGES = (
     "recbole-choir",
@@ -66,11 +67,8 @@ def strict(value: Any) -> Any:
 
 def write_json(path: Path, content: Any) -> Path:
     """Write strict JSON so that a reader never sees half a file: temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     text = json.dumps(strict(content), indent=1, sort_keys=True, default=str, allow_nan=False)
-    temporary.write_text(text + "\n")
-    os.replace(temporary, path)
+    write_whole(path, text + "\n")
     return path
 
 

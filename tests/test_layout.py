@@ -102,6 +102,7 @@ def test_all_parts_are_looked_at() -> None:
 #: Parts from bottom to top: a module imports parts below its own, or its own, and none above.
 LEVELS = (
     ("errors", "paths", "prefix_groups", "table_format"),
+    ("files",),
     ("evaluator", "dataset_adapters"),
     ("datasets",),
     ("settings", "record", "data"),

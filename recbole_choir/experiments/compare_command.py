@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sqlite3
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from recbole_choir.experiments.search_spaces import search_dir
 from recbole_choir.experiments.summary import State, collect, write_chosen, write_significance
 from recbole_choir.experiments.tables import to_markdown
 from recbole_choir.experiments.tuning import load_optuna
+from recbole_choir.files import the_only_one
 from recbole_choir.settings.complete import check
 
 DESCRIPTION = """\
@@ -79,7 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if plan.trials:
         load_optuna()  # before anything is run
     options.out.mkdir(parents=True, exist_ok=True)
-    lock = _lock(options.out)
+    lock = the_only_one(
+        options.out / ".lock", f"--out {options.out}: another comparison is at work there"
+    )
     # what made the numbers, whichever command wrote their tables last
     words = (_without_machine(word) for word in argv if word != "--only-tables")
     command = shlex.join(["recbole-choir", "compare", *words])
@@ -98,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             stop_at_once()
     page = write_tables(plan, state, options.out, command)
-    lock.close()
+    lock.release()
     print(page.read_text(encoding="utf-8"))
     print(f"tables: {page}, {options.out / 'tables'}")
     missing = sum(p.total - p.over for p in state.values())
@@ -144,21 +146,6 @@ def dry_run(plan: Plan, out: Path) -> str:
         f"Weak trials are {'stopped early' if plan.prune else 'run whole'}. "
         f"{done} records are in {out}."
     )
-
-
-def _lock(out: Path) -> sqlite3.Connection:
-    """Keep other comparisons out of the folder until the connection or this process ends.
-
-    Raises:
-        ConfigError: Another one is at work there.
-    """
-    connection = sqlite3.connect(out / ".lock", timeout=0, isolation_level=None)
-    try:
-        connection.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
-        connection.close()
-        raise ConfigError(f"--out {out}: another comparison is at work there ({error})") from error
-    return connection
 
 
 def _without_machine(word: str) -> str:

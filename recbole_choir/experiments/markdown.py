@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from recbole_choir.experiments.plan import SEGMENTS, Cell, Plan
 from recbole_choir.experiments.record_store import read_record
 from recbole_choir.experiments.summary import LEVEL, State
 from recbole_choir.experiments.tables import comparison, difference, gates, to_markdown
+from recbole_choir.files import write_whole
 
 PAGE = "comparison.md"
 TABLES = Path("tables")
@@ -126,7 +126,7 @@ def write_pages(
         parts += _search(plan, state, dataset, out)
         parts += _failures(state, dataset)
     page = out / PAGE
-    _write(page, "\n\n".join(parts) + "\n")
+    write_whole(page, "\n\n".join(parts) + "\n")
     return page
 
 
@@ -354,11 +354,4 @@ def _failures(state: State, dataset: str) -> list[str]:
 
 
 def _csv(table: pd.DataFrame, path: Path) -> None:
-    _write(path, table.to_csv(index_label="model", float_format="%.6f"))
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, table.to_csv(index_label="model", float_format="%.6f"))

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from recbole_choir import record as records
 from recbole_choir.errors import DataError
+from recbole_choir.files import write_whole
 
 PACK: Final = "records.jsonl.xz"
 #: Folder of summaries: each start of a study writes them whole, so the newest is the right one.
@@ -185,9 +186,7 @@ def _parse(path: Path, _mtime: int, _size: int) -> Mapping[str, Any]:
 def _write_pack(path: Path, content: Mapping[str, Any]) -> None:
     """Write lines whose bytes follow from the records alone."""
     lines = [_text(_line(name, content[name])) + "\n" for name in sorted(content)]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(lzma.compress("".join(lines).encode("ascii"), preset=6))
-    os.replace(temporary, path)
+    write_whole(path, lzma.compress("".join(lines).encode("ascii"), preset=6))
 
 
 def _line(name: str, content: Any) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from recbole_choir.experiments.pruning import (
     scores_of,
 )
 from recbole_choir.experiments.search_spaces import Dimension
+from recbole_choir.files import whole_file
 
 #: Trials drawn without looking at results: Optuna's own number for its TPE sampler.
 RANDOM_TRIALS = 10
@@ -58,11 +59,10 @@ def open_storage(out: Path) -> Any:
     # RDBStorage writes its tables in steps: made under another name and moved when whole
     path = out / STORAGE
     if not path.exists():
-        temporary = out / f".{STORAGE}.new"
-        temporary.unlink(missing_ok=True)
-        storage = optuna.storages.RDBStorage(f"sqlite:///{temporary}")
-        storage.engine.dispose()
-        temporary.replace(path)
+        with whole_file(path) as temporary:
+            temporary.unlink(missing_ok=True)
+            storage = optuna.storages.RDBStorage(f"sqlite:///{temporary}")
+            storage.engine.dispose()
     return optuna.storages.RDBStorage(f"sqlite:///{path}")
 
 

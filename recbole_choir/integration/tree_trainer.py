@@ -18,6 +18,7 @@ import torch
 from recbole.utils import get_local_time
 
 from recbole_choir.errors import CheckpointError, ConfigError, DataError
+from recbole_choir.files import whole_file
 from recbole_choir.integration import distributed
 from recbole_choir.integration.metrics import LabelledEvaluator, data_struct
 from recbole_choir.integration.predictions import Predictions, interaction_of
@@ -160,10 +161,8 @@ class TreeTrainer:
         self.model = self._fit(train, valid, names, verbose and show_progress)
         seconds = time.perf_counter() - start
         if saved:
-            Path(self.saved_model_file).parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(self.saved_model_file).with_suffix(f".tmp{self.suffix}")
-            self.model.save_model(str(temporary))
-            os.replace(temporary, self.saved_model_file)
+            with whole_file(self.saved_model_file) as temporary:
+                self.model.save_model(str(temporary))
         entry: dict[str, Any] = {
             "epoch": 0,
             "train_loss": None,

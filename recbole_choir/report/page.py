@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from plotly.offline import get_plotlyjs
 from recbole_choir import record as records
 from recbole_choir.data.table.semantic_table import SemanticTable
 from recbole_choir.errors import DataError, TableError
+from recbole_choir.files import write_whole
 from recbole_choir.report.plotly_figures import fragment
 from recbole_choir.report.png_figures import write_png
 from recbole_choir.report.records import RecordFolder
@@ -65,9 +65,7 @@ def write_report(
         page = render(
             loaded, sections, title or f"Report: {folder.resolve().name}", files.name, made_by
         )
-        temporary = out.with_name(f".{out.name}.{os.getpid()}")
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, out)
+        write_whole(out, page)
     except OSError as error:
         raise DataError(f"--out {out}: cannot be written: {error.strerror or error}") from None
     return out

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from recbole_choir.errors import ConfigError, DataError
+from recbole_choir.files import one_at_a_time
 from recbole_choir.semantic.encoders.pictures import PictureFiles
 from recbole_choir.semantic.encoders.text_model import (
     EMBEDDED,
@@ -25,7 +26,6 @@ from recbole_choir.semantic.encoders.text_model import (
     local_folder,
     reads_pictures,
 )
-from recbole_choir.semantic.storage.lock import one_at_a_time
 from recbole_choir.semantic.storage.vector_cache import VectorCache
 
 logger = logging.getLogger(__name__)

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recbole_choir.errors import DataError, TableError
+from recbole_choir.files import one_at_a_time
 from recbole_choir.semantic.encoders.encoder import Encoder
 from recbole_choir.semantic.encoders.pictures import PictureFiles
 from recbole_choir.semantic.frames.fingerprint import fingerprint_frames, fingerprint_json
 from recbole_choir.semantic.frames.frames import Frames
 from recbole_choir.semantic.items.base import ItemInput, ItemVectors, item_ids_of
-from recbole_choir.semantic.storage.lock import one_at_a_time
 from recbole_choir.semantic.storage.tensor_file import read_tensors, write_tensors
 from recbole_choir.settings.recipe import Recipe
 

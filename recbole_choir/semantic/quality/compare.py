@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from sklearn.metrics import adjusted_rand_score
 from tqdm import tqdm
 
 from recbole_choir.errors import ChoirError, ConfigError
+from recbole_choir.files import write_whole
 from recbole_choir.prefix_groups import memberships
 from recbole_choir.semantic.frames.canonical import PreparedFrames
 from recbole_choir.semantic.frames.categories import CATEGORY, category_pairs
@@ -279,8 +279,10 @@ def compare(
             "seconds": round(time.perf_counter() - start, 1),
         }
         records.append(record)
-        _write(out / "records" / f"{_file_name(name)}.json", json.dumps(record, indent=1) + "\n")
-        _write(out / TABLE, comparison_table(records, downstream))
+        write_whole(
+            out / "records" / f"{_file_name(name)}.json", json.dumps(record, indent=1) + "\n"
+        )
+        write_whole(out / TABLE, comparison_table(records, downstream))
     return records
 
 
@@ -421,10 +423,3 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_") or "_"
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

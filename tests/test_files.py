@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from recbole_choir import files as one_at_a_time
 from recbole_choir.semantic.encoders import encoder as encode
 from recbole_choir.semantic.encoders.encoder import Encoder
-from recbole_choir.semantic.storage import lock as one_at_a_time
 
 WAITING = "another process makes some now"
 
@@ -61,7 +61,7 @@ def test_who_is_killed_holds_nothing(tmp_path: Path) -> None:
     path = tmp_path / "make.lock"
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from recbole_choir.semantic.storage.lock import one_at_a_time\n"
+        "from recbole_choir.files import one_at_a_time\n"
         "with one_at_a_time(Path(sys.argv[1]), 'vectors'):\n"
         "    print('held', flush=True); time.sleep(60)\n"
     )
@@ -103,3 +103,23 @@ def test_without_locks_the_work_is_done_all_the_same(
         done.append(1)
     assert done == [1]
     assert "no locks here" in caplog.text
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.txt"
+    one_at_a_time.write_whole(path, "old")
+
+    def fails() -> None:
+        with one_at_a_time.whole_file(path) as temporary:
+            temporary.write_text("new")
+            assert path.read_text() == "old"
+            assert temporary.suffix == ".txt"
+            raise ValueError("half way")
+
+    with pytest.raises(ValueError, match="half way"):
+        fails()
+    assert path.read_text() == "old"
+    assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
+    with one_at_a_time.whole_file(path, durable=True) as temporary:
+        temporary.write_bytes(b"new")
+    assert path.read_text() == "new"
