@@ -70,7 +70,7 @@ def run(
         ``test_result``) plus ``record`` (the record) and ``record_path``.
 
     Raises:
-        ChoirError: Anything a user can mend, in one line.
+        ChoirError: What a user can put right, in one line.
     """
     arguments: dict[str, Any] = {
         "model": model,

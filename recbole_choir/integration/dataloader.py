@@ -182,7 +182,7 @@ class _PackedColumns:
 
 
 def _columns_of(dataset: ChoirDataset, join: bool) -> dict[str, torch.Tensor]:
-    """Columns of a part's rows: ids, label and contexts, and what the model reads beside them."""
+    """Columns of a part's rows: ids, label and contexts, and what else the model reads."""
     part = dataset.part
     if part is None:
         raise ConfigError("loader: expected one part of a built dataset, got the whole")

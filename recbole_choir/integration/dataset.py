@@ -696,7 +696,7 @@ class ChoirDataset(Dataset):
         )
 
     def _inject(self) -> None:
-        """Register what RecBole's own models are given beside the dataset's fields."""
+        """Register what RecBole's own models are given on top of the dataset's fields."""
         wanted = list(self.config["inject"] or ())
         if not wanted:
             return

@@ -26,7 +26,7 @@ def has_sampled_negatives(given: Any, folder: str | Path) -> bool:
 
     Args:
         given: The key ``sampled_negatives``: True or False, or None to ask the manifest that an
-            adapter left beside the atomic files.
+            adapter left next to the atomic files.
         folder: The dataset's own folder.
 
     Returns:
