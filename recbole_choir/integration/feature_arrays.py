@@ -48,6 +48,10 @@ def has_sampled_negatives(given: Any, folder: str | Path) -> bool:
 def in_share(users: pd.Series, share: float, seed: int) -> NDArray[np.bool_]:
     """Decide which rows belong to users of the share.
 
+    Adapters have a hash of their own (``dataset_adapters.user_share``), of numbers, without the
+    texts of a log's users. This one chose the users of recorded results, that one those of folders
+    that are converted already: with one hash for both, some of them would be other users.
+
     The id alone decides (a hash of it and the seed), so the order of rows, other users and the
     machine change nothing, and a larger share holds the smaller ones of its seed. Popularity and
     statistics are then those of the share: nothing of the other users is left.

@@ -328,9 +328,8 @@ class ChoirTrainer(Resumable, Trainer):
             if (step + 1) % CHECK_EVERY == 0:
                 show_loss(bar, sum(meter.means(epoch, n_steps)))
             if within is not None and step + 1 in stops:
-                meter.means(
-                    epoch, n_steps
-                )  # a loss that is not finite is an error before its scores
+                # A loss that is not finite is an error before it has scores.
+                meter.means(epoch, n_steps)
                 if not within(epoch, step + 1):
                     break
         means = meter.means(epoch, n_steps)

@@ -145,15 +145,15 @@ class MELT(Base):
     from a trained encoder; the mean over d, to which the lambdas of .1 to .4 belong (the paper's
     Algorithm 1 has the sum), and weights that enter once, ``(w * (a - b) ** 2).mean()``.
     Reconstruction: an encoder next to Base's features and BCE for its own loss; T the most
-    positives of a tail id; contexts without the item itself and without reversed suffixes, since histories
-    here end before the candidate; leaving one user out; e~ for the candidate alone; ``L_U`` on rows
-    of head users with more history than T, one a user and batch; budgets a step. Three things
-    follow from the tower, which is no dot product. Targets are detached (``melt_detach_target``):
-    in the code f alone has to give the scores, here Base's features do as well, and f would shrink
-    until L_U is next to nothing. A tail user's s is the mean of f and W_U f, their sum in the code
-    (``melt_merge``): a dot product ranks both alike, a tower has learned f's scale. No e~ in the
-    first epoch (``melt_transfer_from``), one of 160 in the code and half of two here, where W_I has
-    yet to learn.
+    positives of a tail id; contexts without the item itself and without reversed suffixes, since
+    histories here end before the candidate; leaving one user out; e~ for the candidate alone;
+    ``L_U`` on rows of head users with more history than T, one a user and batch; budgets a step.
+    Three things follow from the tower, which is no dot product. Targets are detached
+    (``melt_detach_target``): in the code f alone has to give the scores, here Base's features do as
+    well, and f would shrink until L_U is next to nothing. A tail user's s is the mean of f and W_U
+    f, their sum in the code (``melt_merge``): a dot product ranks both alike, a tower has learned
+    f's scale. No e~ in the first epoch (``melt_transfer_from``), one of 160 in the code and half of
+    two here, where W_I has yet to learn.
 
     With both lambdas 0 it is its backbone, Base with f: the control that tells the branches from
     the encoder.
