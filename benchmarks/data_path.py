@@ -19,7 +19,7 @@ import torch
 
 from recbole_choir.datasets import ensure_atomic_files
 from recbole_choir.integration import ChoirConfig, create_dataset, data_preparation, parse_cli
-from recbole_choir.quick_start import train_id_vectors
+from recbole_choir.integration.warm_start import train_id_vectors
 from recbole_choir.record import versions
 from recbole_choir.table_source import ensure_semantic_table
 

@@ -24,7 +24,6 @@ from recbole_choir.datasets import ensure_atomic_files
 from recbole_choir.errors import Pruned
 from recbole_choir.evaluator import Segments
 from recbole_choir.evaluator.norms import norms_by_activity
-from recbole_choir.files import whole_file
 from recbole_choir.integration import (
     ChoirConfig,
     create_dataset,
@@ -36,7 +35,7 @@ from recbole_choir.integration import (
     init_seed,
 )
 from recbole_choir.integration.predictions import user_vectors
-from recbole_choir.integration.warm_start import warm_start
+from recbole_choir.integration.warm_start import train_id_vectors, warm_start
 from recbole_choir.table_source import ensure_semantic_table
 
 logger = logging.getLogger("recbole_choir")
@@ -70,7 +69,7 @@ def run(
         ``test_result``) plus ``record`` (the record) and ``record_path``.
 
     Raises:
-        ChoirError: Anything a user can mend, in one line.
+        ChoirError: What a user can put right, in one line.
     """
     arguments: dict[str, Any] = {
         "model": model,
@@ -262,55 +261,6 @@ def _pruned(
         "record": content,
         "record_path": None if path is None else str(path),
     }
-
-
-def train_id_vectors(config: ChoirConfig, before: float) -> Path:
-    """Train a Base on the rows before a time and write its users' id vectors.
-
-    The rows the vectors are later used for must not have trained them, so only what lies before
-    the first snapshot is used; the split inside it is the run's own.
-
-    Args:
-        config: The run that needs the vectors; dataset, seed and training settings are its own.
-        before: Epoch seconds; rows at or after are left out.
-
-    Returns:
-        A ``.npz`` with ``user_ids`` and ``vectors`` for the grouping input ``id_embedding``: those
-        of the users with a training row there. The others' are what they started as.
-    """
-    given = {**config.external_config_dict}
-    for key in ("model", "dataset", "semantic", "use_llm_emb", "run_name", "variant"):
-        given.pop(key, None)
-    known = set(ChoirConfig(model="Base", dataset=config["dataset"]).final_config_dict)
-    given = {k: v for k, v in given.items() if k in known}
-    intervals = {**(config["val_interval"] or {}), config["TIME_FIELD"]: f"(-inf,{before!r})"}
-    base = ChoirConfig(
-        model="Base",
-        dataset=config["dataset"],
-        config_dict={**given, "val_interval": intervals, "nproc": 1, "quiet": True},
-    )
-    out = Path(config["semantic_dir"]) / (
-        f"{config['dataset']}-base-trained-{records.config_hash(base.plain())}.npz"
-    )
-    if out.exists():
-        logger.info("id vectors %s: reused", out)
-        return out
-    logger.info("training a Base on the rows before the first snapshot for its user vectors")
-    data = create_dataset(base)
-    data.build_splits()
-    train, valid, _ = data_preparation(base, data)
-    init_seed(base["seed"], base["reproducibility"])
-    model = create_model(base, data)
-    get_trainer(base)(base, model).fit(train, valid, saved=False, show_progress=False)
-    trained = np.unique(data.train_events()[0])
-    logger.info("id vectors: %d of %d users have a training row", len(trained), data.user_num - 1)
-    with whole_file(out) as temporary:
-        np.savez(
-            temporary,
-            user_ids=np.asarray(data.field2id_token[data.uid_field], dtype=str)[trained],
-            vectors=model.user_table.weight.detach().cpu().numpy()[trained],
-        )
-    return out
 
 
 def _asked(config: ChoirConfig) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class FeatureSchema:
 
 @dataclass
 class ModelInputs:
-    """Everything a model keeps beside its batches; lives once, on the training device.
+    """Everything a model reads besides its batches; lives once, on the training device.
 
     Args:
         schema: Sizes and fields.

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import pandas as pd
 
-from recbole_choir import quick_start
 from recbole_choir.datasets import ensure_atomic_files
 from recbole_choir.errors import ConfigError
 from recbole_choir.experiments.tables import comparison, load_records
 from recbole_choir.integration import ChoirConfig, create_dataset, init_logging, parse_cli
+from recbole_choir.integration.warm_start import train_id_vectors
 from recbole_choir.semantic import load_recipe, snapshot_times
 from recbole_choir.semantic.frames.canonical import prepare_frames
 from recbole_choir.semantic.profiles.llm_profiles import store_path
@@ -70,7 +70,7 @@ def compare_groups(
     if user_ids:
         recipe = next(iter(chosen.values()), load_recipe())
         first = snapshot_times(frames[0]["timestamp"].to_numpy(), recipe)[0]
-        path = quick_start.train_id_vectors(config, float(first))
+        path = train_id_vectors(config, float(first))
         chosen = {
             USER_IDS: load_recipe(
                 recipe,

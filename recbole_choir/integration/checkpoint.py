@@ -2,7 +2,7 @@
 
 RecBole pickles its ``Config`` object into every checkpoint, and such a file can only be read by
 executing what is in it. The form here is ``torch.save`` of a dict of tensors and plain values,
-which ``torch.load(weights_only=True)`` reads. It is written beside its place and renamed when
+which ``torch.load(weights_only=True)`` reads. It is written under another name and renamed when
 whole: a killed run or a full disk leaves the older file.
 """
 

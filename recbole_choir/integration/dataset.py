@@ -35,8 +35,8 @@ from recbole_choir.evaluator import Segments
 from recbole_choir.file_findings import findings_of, log_findings
 from recbole_choir.integration import compat, feature_arrays
 from recbole_choir.integration.feature_arrays import has_sampled_negatives, in_share
-from recbole_choir.integration.injection import Injection
 from recbole_choir.integration.roles import Roles, find_roles
+from recbole_choir.integration.zoo_fields import ZooFields
 
 logger = logging.getLogger("recbole_choir")
 
@@ -56,7 +56,7 @@ class _Shared:
     categories: NDArray[np.int64] | None = None
     contexts: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
     scales: dict[str, Scale] = dataclasses.field(default_factory=dict)
-    injection: Injection | None = None
+    zoo_fields: ZooFields | None = None
     lift_ids: dict[str, NDArray[np.int64]] = dataclasses.field(default_factory=dict)
     past: Events | None = None
     splits: list[ChoirDataset] = dataclasses.field(default_factory=list)
@@ -83,7 +83,7 @@ class ChoirDataset(Dataset):
 
     def __init__(self, config: Any) -> None:
         compat.apply()
-        Injection.clear(config)
+        ZooFields.clear(config)
         self.part: int | None = None
         super().__init__(config)
 
@@ -484,9 +484,9 @@ class ChoirDataset(Dataset):
         return self._shared.rows
 
     @property
-    def injection(self) -> Injection | None:
+    def zoo_fields(self) -> ZooFields | None:
         """What is added to the batches of RecBole's own models, if anything."""
-        return self._shared.injection
+        return self._shared.zoo_fields
 
     @property
     def contexts(self) -> dict[str, torch.Tensor]:
@@ -696,7 +696,7 @@ class ChoirDataset(Dataset):
         )
 
     def _inject(self) -> None:
-        """Register what RecBole's own models are given beside the dataset's fields."""
+        """Register what RecBole's own models are given on top of the dataset's fields."""
         wanted = list(self.config["inject"] or ())
         if not wanted:
             return
@@ -705,9 +705,9 @@ class ChoirDataset(Dataset):
                 "inject: %s reads the tables itself, nothing is added", self.config["model"]
             )
             return
-        if self._shared.injection is None:
-            self._shared.injection = Injection(wanted, pairs=self._pairs)
-        self._shared.injection.register(self)
+        if self._shared.zoo_fields is None:
+            self._shared.zoo_fields = ZooFields(wanted, pairs=self._pairs)
+        self._shared.zoo_fields.register(self)
 
 
 class ChoirTreeDataset(ChoirDataset):

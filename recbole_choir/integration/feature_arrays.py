@@ -26,7 +26,7 @@ def has_sampled_negatives(given: Any, folder: str | Path) -> bool:
 
     Args:
         given: The key ``sampled_negatives``: True or False, or None to ask the manifest that an
-            adapter left beside the atomic files.
+            adapter left next to the atomic files.
         folder: The dataset's own folder.
 
     Returns:
@@ -47,6 +47,10 @@ def has_sampled_negatives(given: Any, folder: str | Path) -> bool:
 
 def in_share(users: pd.Series, share: float, seed: int) -> NDArray[np.bool_]:
     """Decide which rows belong to users of the share.
+
+    Adapters have a hash of their own (``dataset_adapters.user_share``), of numbers, without the
+    texts of a log's users. This one chose the users of recorded results, that one those of folders
+    that are converted already: with one hash for both, some of them would be other users.
 
     The id alone decides (a hash of it and the seed), so the order of rows, other users and the
     machine change nothing, and a larger share holds the smaller ones of its seed. Popularity and

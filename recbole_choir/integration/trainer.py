@@ -70,8 +70,8 @@ class ChoirTrainer(Resumable, Trainer):
     * ``lr_schedule`` moves the learning rate at every step from ``learning_rate`` to ``lr_final``;
       Adagrad starts from ``adagrad_initial_accumulator``;
     * metrics are computed once on all rows, in every process of a multi-process run;
-    * checkpoints hold tensors and plain values; beside the best one, ``<name>-last.pth`` is written
-      every epoch, and a run resumed from it ends with the same bits;
+    * checkpoints hold tensors and plain values; next to the best one, ``<name>-last.pth`` is
+      written every epoch, and a run resumed from it ends with the same bits;
     * ``eval_step`` may be a part of an epoch: 0.25 validates after each quarter. Training has the
       same bits with and without these validations; the best checkpoint may be of mid-epoch;
     * TensorBoard is written only if the config says ``tensorboard: True``;
@@ -328,7 +328,8 @@ class ChoirTrainer(Resumable, Trainer):
             if (step + 1) % CHECK_EVERY == 0:
                 show_loss(bar, sum(meter.means(epoch, n_steps)))
             if within is not None and step + 1 in stops:
-                meter.means(epoch, n_steps)  # a loss that is not finite is said before its scores
+                # A loss that is not finite is an error before it has scores.
+                meter.means(epoch, n_steps)
                 if not within(epoch, step + 1):
                     break
         means = meter.means(epoch, n_steps)

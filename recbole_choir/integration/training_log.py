@@ -44,7 +44,7 @@ class LossMeter:
         """Read the device once: the mean of each part over steps and ranks so far.
 
         Args:
-            epoch, steps_per_epoch: What an error says beside the step.
+            epoch, steps_per_epoch: What an error names with the step.
 
         Raises:
             TrainingError: If some rank has met a loss that is not finite.

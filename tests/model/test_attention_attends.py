@@ -38,7 +38,7 @@ def attentions(model: Any) -> dict[str, torch.nn.Module]:
 
 
 def test_the_list_is_whole() -> None:
-    """Every model of ours has Base's attention, beside a transformer where it has one."""
+    """Every model of ours has Base's attention, next to a transformer where it has one."""
     ours = {
         name
         for name, kind in known_models().items()

@@ -13,7 +13,7 @@ import torch
 
 from recbole_choir.data.clusters.tables import ClusterSide
 from recbole_choir.data.table.item_tables import ItemTables
-from recbole_choir.model.aktrec.adaptive_embedding import SideTables, StandIn
+from recbole_choir.model.aktrec.adaptive_embedding import ClusterBuffers, HeadMeans
 from recbole_choir.model.aktrec.cluster_average import ClusterAverage
 from recbole_choir.model.aktrec.cluster_start import item_centroids
 from recbole_choir.model.aktrec.transfer import AsymmetricTransfer
@@ -46,7 +46,7 @@ def test_moving_averages_move_every_cluster_of_a_member() -> None:
     side = a_side([0, 1, 1, 1, 1], [0] * 5)
     average = ClusterAverage(side, 2, "ema", keep=0.5)
     average.refresh(lambda _: X)
-    tables = SideTables(side)
+    tables = ClusterBuffers(side)
     ids = torch.tensor([1, 4])
     clusters = tables.clusters_of(torch.ones(2, dtype=torch.long), ids)
     average.observe(clusters, torch.tensor([[10.0, 11.0], [0.0, 0.0]]))
@@ -56,9 +56,9 @@ def test_moving_averages_move_every_cluster_of_a_member() -> None:
 
 def test_an_unseen_id_gets_the_heads_of_its_whole_prefix() -> None:
     side = a_side([0, 1, 1, 0, 1], [0, 0, 1, 1, 0])  # 3 has no training row; of "0", 1 is a head
-    stand_in = StandIn(side, 2)
-    stand_in.refresh(X)
-    assert stand_in.replace(X, stand_in.row)[3].tolist() == [1.0, 0.0]
+    head_means = HeadMeans(side, 2)
+    head_means.refresh(X)
+    assert head_means.replace(X, head_means.row)[3].tolist() == [1.0, 0.0]
 
 
 def test_members_of_the_anchors_prefix_are_no_negatives() -> None:

@@ -52,10 +52,10 @@ class SoftPart:
                 the other way round; a snapshot, prototype or weight is out of range; or a user has
                 a weight on itself or two on the same member.
         """
-        said = manifest.get("soft")
-        if said is None and not (folder / tf.SOFT).is_file():
+        entry = manifest.get("soft")
+        if entry is None and not (folder / tf.SOFT).is_file():
             return None
-        kind, width = _kind(said, folder)
+        kind, width = _kind(entry, folder)
         names = [tf.SNAPSHOT, tf.USER_ID, tf.MEMBER, tf.WEIGHT]
         columns = read_columns(folder / tf.SOFT, names)
         check_rows(manifest, folder, "soft", len(columns))
@@ -80,15 +80,15 @@ class SoftPart:
         return cls(columns, kind, width, vectors)
 
 
-def _kind(said: Any, folder: Path) -> tuple[Kind, int]:
-    kind = said.get("kind") if isinstance(said, dict) else None
+def _kind(entry: Any, folder: Path) -> tuple[Kind, int]:
+    kind = entry.get("kind") if isinstance(entry, dict) else None
     if kind == tf.NEIGHBOURS:
         return tf.NEIGHBOURS, 0
-    n = said.get(tf.WIDTHS[kind], 0) if isinstance(said, dict) and kind in tf.WIDTHS else 0
+    n = entry.get(tf.WIDTHS[kind], 0) if isinstance(entry, dict) and kind in tf.WIDTHS else 0
     if not isinstance(n, int) or n <= 0:
         raise TableError(
             f"{folder / tf.MANIFEST}: expected soft with kind neighbours, or prototypes and their"
-            f" number n_prototypes, or factors and n_factors, got {said!r}"
+            f" number n_prototypes, or factors and n_factors, got {entry!r}"
         )
     return cast(Kind, kind), n
 

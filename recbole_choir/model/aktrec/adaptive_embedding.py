@@ -13,12 +13,12 @@ from torch import nn
 
 from recbole_choir.data.clusters.tables import ClusterSide
 from recbole_choir.data.schema import Field
+from recbole_choir.model.aktrec.activity_gate import ActivityGate
 from recbole_choir.model.aktrec.cluster_embedding import ClusterEmbedding
-from recbole_choir.model.layers.activity_gate import ActivityGate
 from recbole_choir.model.layers.field_embedding import FieldEmbedding
 
 
-class SideTables(nn.Module):
+class ClusterBuffers(nn.Module):
     """The tables of :class:`~recbole_choir.data.clusters.side.ClusterSide` on the model's device.
 
     They are not saved: they belong to the semantic table and the rows, not to the weights.
@@ -63,7 +63,7 @@ class SideTables(nn.Module):
         return self.belongs[snapshot, ids].long()
 
 
-class StandIn(nn.Module):
+class HeadMeans(nn.Module):
     """Mean cluster embedding of the heads of an unseen id's cluster.
 
     An id without a training row keeps whatever its vectors started from. Instead it gets the mean
@@ -115,7 +115,7 @@ class StandIn(nn.Module):
 
     @torch.no_grad()
     def refresh(self, c: torch.Tensor) -> None:
-        """Compute the means anew from ``c`` ``[n, m]`` of the whole vocabulary."""
+        """Compute the means from ``c`` ``[n, m]`` of the whole vocabulary."""
         if self.needed and self.members.shape[0]:
             means = F.embedding_bag(self.members, c, self.offsets, mode="mean")
             self.means[1:] = means.to(self.means.dtype)
@@ -147,8 +147,8 @@ class Adaptive(NamedTuple):
 class AdaptiveEmbedding(nn.Module):
     """``e = r c + (1 - r) d`` with ``r = G_1(f_act)``.
 
-    Ids without a training row have ``d := 0`` and ``c`` of :class:`StandIn`, and their ``r`` is the
-    gate's by their activity, as that of any other id. The padding id is the zero vector, always.
+    Ids without a training row have ``d := 0`` and ``c`` of :class:`HeadMeans`, and their ``r`` is
+    the gate's by their activity, as that of any other id. The padding id is the zero vector.
 
     Args:
         n: Vocabulary size with the padding id 0.
@@ -176,7 +176,7 @@ class AdaptiveEmbedding(nn.Module):
         std: float,
         cluster: ClusterEmbedding | None = None,
         use_individual: bool = True,
-        tables: SideTables | None = None,
+        tables: ClusterBuffers | None = None,
         gate: float | str = "learned",
         gate_hidden: Sequence[int] = (16,),
         gate_size: int = 1,
@@ -197,16 +197,16 @@ class AdaptiveEmbedding(nn.Module):
         self.constant = 1.0 if gate == "learned" else float(gate)
         self.varies = self.gate is not None or (cluster is not None and cluster.varies)
         # With r fixed at 0 the cluster is switched off, and nothing can stand in for d.
-        self.stand_in: StandIn | None = None
+        self.head_means: HeadMeans | None = None
         uses_cluster = cluster is not None and (self.gate is not None or self.constant > 0)
         if uses_cluster and tables is not None:
-            stand_in = StandIn(tables.side, size)
-            self.stand_in = stand_in if stand_in.needed else None
+            head_means = HeadMeans(tables.side, size)
+            self.head_means = head_means if head_means.needed else None
 
     def refresh(self) -> None:
-        """Compute anew what stands in for ids that no training row has."""
-        if self.stand_in is not None and self.cluster is not None and not self.cluster.varies:
-            self.stand_in.refresh(self.cluster.whole().detach())
+        """Compute again what stands in for ids that no training row has."""
+        if self.head_means is not None and self.cluster is not None and not self.cluster.varies:
+            self.head_means.refresh(self.cluster.whole().detach())
 
     def gate_at(self, snapshot: int) -> torch.Tensor:
         """``r`` ``[n, 1 or m]`` of the whole vocabulary by its activity at one snapshot."""
@@ -233,9 +233,9 @@ class AdaptiveEmbedding(nn.Module):
         c = None if self.cluster is None else self.cluster(ids, snapshot)
         d = None if self.individual is None else self.individual(ids)
         r = None if self.gate is None or activity is None else self.gate(activity)
-        if self.stand_in is None:
+        if self.head_means is None:
             return self._fuse(c, d, r, None, None)
-        return self._fuse(c, d, r, self.stand_in.seen[ids], self.stand_in.row[ids])
+        return self._fuse(c, d, r, self.head_means.seen[ids], self.head_means.row[ids])
 
     def at(self, snapshot: int) -> torch.Tensor:
         """``e`` ``[n, m]`` of the whole vocabulary, by its activity at one snapshot."""
@@ -252,9 +252,9 @@ class AdaptiveEmbedding(nn.Module):
 
     def _vocabulary(self, c: torch.Tensor | None, r: torch.Tensor | None) -> torch.Tensor:
         d = None if self.individual is None else self.individual.whole()
-        if self.stand_in is None:
+        if self.head_means is None:
             return self._fuse(c, d, r, None, None).fused
-        return self._fuse(c, d, r, self.stand_in.seen, self.stand_in.row).fused
+        return self._fuse(c, d, r, self.head_means.seen, self.head_means.row).fused
 
     def _fuse(
         self,
@@ -266,9 +266,9 @@ class AdaptiveEmbedding(nn.Module):
     ) -> Adaptive:
         """``e = r c + (1 - r) d``, with the stand-in where an id is not seen."""
         gate: torch.Tensor | float = self.constant if r is None else r
-        if self.stand_in is not None and c is not None and seen is not None and row is not None:
+        if self.head_means is not None and c is not None and seen is not None and row is not None:
             if not (self.cluster is not None and self.cluster.varies):
-                c = self.stand_in.replace(c, row)
+                c = self.head_means.replace(c, row)
             known = seen.unsqueeze(-1)  # [..., 1]
             if d is not None:
                 d = d * known

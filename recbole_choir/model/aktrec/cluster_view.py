@@ -84,7 +84,7 @@ class ClusterView(nn.Module):
             self.sequence = ClusterSequence(clusters.behaviour, items)
 
     def refresh(self, users_at: VocabularyAt, items_at: VocabularyAt) -> None:
-        """Compute the averages anew; see :meth:`ClusterAverage.refresh`."""
+        """Compute the averages; see :meth:`ClusterAverage.refresh`."""
         self.users.refresh(users_at)
         self.items.refresh(items_at)
 

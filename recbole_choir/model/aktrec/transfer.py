@@ -1,4 +1,7 @@
-"""Asymmetric transfer between head and tail ids of a cluster."""
+"""The auxiliary losses: transfer between head and tail ids of a cluster, and orthogonality.
+
+``L_trans`` of Eq. 4 with its InfoNCE, ``L_ortho`` of Eq. 5, and what both did over an epoch.
+"""
 
 from __future__ import annotations
 
@@ -11,81 +14,7 @@ from torch import nn
 
 from recbole_choir.data.clusters.tables import ClusterSide
 from recbole_choir.model.layers.first_occurrence import Distinct
-
-EPS = 1e-8  # added to squared norms: bounds the gradient of a vector that vanishes
-
-
-def squared_cosine(c: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
-    """``(c^T d / (||c|| ||d||))^2`` ``[B]`` of vectors ``[B, m]``; 0 where one is zero.
-
-    References:
-        AKT-Rec Eq. 5; PAPER_GAPS A7.
-    """
-    dot = (c * d).sum(-1)
-    return dot.square() / ((c.square().sum(-1) + EPS) * (d.square().sum(-1) + EPS))
-
-
-def soft_orthogonality(
-    pairs: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
-) -> torch.Tensor:
-    """``L_ortho``: mean of Eq. 5 over the distinct users and items of a batch.
-
-    Args:
-        pairs: For each side ``(c, d, weight)``: ``[B, m]`` twice, and ``[B]`` with 1 on one row of
-            each id, else 0.
-
-    References:
-        AKT-Rec Eq. 5; PAPER_GAPS A7 (target users and items, not the history's).
-    """
-    total = torch.stack([(weight * squared_cosine(c, d)).sum() for c, d, weight in pairs]).sum()
-    count = torch.stack([weight.sum() for _, _, weight in pairs]).sum()
-    return total / count.clamp_min(1.0)
-
-
-class TransferMeter(nn.Module):
-    """Sums over the steps of an epoch; read once, at its end."""
-
-    totals: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        # steps, L_trans, L_ortho, then ids and paired ids of users and of items
-        zeros = torch.zeros(7, dtype=torch.float64)
-        self.register_buffer("totals", zeros, persistent=False)
-
-    def reset(self) -> None:
-        """Forget everything counted so far."""
-        self.totals.zero_()
-
-    @torch.no_grad()
-    def add(
-        self, users: Transfer | None, items: Transfer | None, ortho: torch.Tensor | None
-    ) -> None:
-        """Count a step; what a setting switched off is None."""
-        none = self.totals.new_zeros(())
-        row = [self.totals.new_ones(()), none, none if ortho is None else ortho]
-        for part in (users, items):
-            if part is not None:
-                row[1] = row[1] + part.loss
-            row += [none, none] if part is None else [part.n_ids, part.n_paired]
-        self.totals += torch.stack([value.to(self.totals.dtype) for value in row])
-
-    def report(self) -> dict[str, float]:
-        """Mean losses per step and shares of ids with a partner; what was off is left out.
-
-        ``loss_trans`` has its lambda1 and lambda2 in it, ``loss_ortho`` not its lambda (Eq. 12).
-        """
-        steps, trans, ortho, *pairs = self.totals.tolist()
-        figures: dict[str, float] = {}
-        if steps and (pairs[0] or pairs[2]):
-            figures["loss_trans"] = trans / steps
-        if steps and ortho:
-            figures["loss_ortho"] = ortho / steps
-        for name, ids, paired in (("users", *pairs[:2]), ("items", *pairs[2:])):
-            if ids:
-                figures[f"frac_paired_{name}"] = paired / ids
-        return figures
-
+from recbole_choir.model.layers.host_generator import HostGenerator
 
 NORM_EPS = 1e-6
 
@@ -170,7 +99,7 @@ class Transfer(NamedTuple):
     n_paired: torch.Tensor
 
 
-class AsymmetricTransfer(nn.Module):
+class AsymmetricTransfer(HostGenerator):
     """``L_trans = lambda1 L_info(c_head, sg(c_tail)) + lambda2 L_info(c_tail, sg(c_head))``.
 
     Anchors are the distinct ids of a batch that have a partner: an id of the opposite class, drawn
@@ -178,8 +107,7 @@ class AsymmetricTransfer(nn.Module):
     the other anchors of its class, but for those in its own cluster or its partner's. Each of the
     two terms is a mean over its anchors; without any it is 0, connected to the graph.
 
-    Draws come from a generator of its own, on the host: the same numbers on every device. Its state
-    is saved with the weights, so that a resumed run draws what it would have drawn.
+    It draws from a generator of its own, see :class:`HostGenerator`.
 
     Args:
         lambda1, lambda2: Weights of head anchors and of tail anchors.
@@ -203,20 +131,11 @@ class AsymmetricTransfer(nn.Module):
         max_anchors: int = 256,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(seed)
         self.lambda1, self.lambda2 = lambda1, lambda2
         self.temperature = temperature
         self.detach_negatives = detach_negatives
         self.max_anchors = max_anchors
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def get_extra_state(self) -> torch.Tensor:
-        """State of the generator, for the checkpoint."""
-        return self.generator.get_state()
-
-    def set_extra_state(self, state: torch.Tensor) -> None:
-        """Restore the state of the generator."""
-        self.generator.set_state(state.cpu())
 
     def forward(
         self, batch: Distinct, side: ClusterSide, c: Callable[[torch.Tensor], torch.Tensor]
@@ -229,8 +148,7 @@ class AsymmetricTransfer(nn.Module):
             c: From ids ``[A]`` to their cluster embeddings ``[A, m]``.
         """
         n = batch.ids.shape[0]
-        draws = torch.rand(2, n, generator=self.generator, dtype=torch.float64)
-        draws = draws.to(batch.ids.device, non_blocking=True)
+        draws = self.uniform(2, n, device=batch.ids.device)
         paired = batch.first & (side.partner_end > side.partner_start)[batch.ids]
         anchor, valid, uniform = batch.ids, paired, draws[1]
         if n > self.max_anchors:
@@ -267,3 +185,78 @@ class AsymmetricTransfer(nn.Module):
         heads, tails = is_head.sum().clamp_min(1), is_tail.sum().clamp_min(1)
         weight = is_head * (self.lambda1 / heads) + is_tail * (self.lambda2 / tails)
         return weighted_info_nce(x, y, weight.to(x.dtype), excluded, self.temperature)
+
+
+EPS = 1e-8  # added to squared norms: bounds the gradient of a vector that vanishes
+
+
+def squared_cosine(c: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+    """``(c^T d / (||c|| ||d||))^2`` ``[B]`` of vectors ``[B, m]``; 0 where one is zero.
+
+    References:
+        AKT-Rec Eq. 5; PAPER_GAPS A7.
+    """
+    dot = (c * d).sum(-1)
+    return dot.square() / ((c.square().sum(-1) + EPS) * (d.square().sum(-1) + EPS))
+
+
+def soft_orthogonality(
+    pairs: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+) -> torch.Tensor:
+    """``L_ortho``: mean of Eq. 5 over the distinct users and items of a batch.
+
+    Args:
+        pairs: For each side ``(c, d, weight)``: ``[B, m]`` twice, and ``[B]`` with 1 on one row of
+            each id, else 0.
+
+    References:
+        AKT-Rec Eq. 5; PAPER_GAPS A7 (target users and items, not the history's).
+    """
+    total = torch.stack([(weight * squared_cosine(c, d)).sum() for c, d, weight in pairs]).sum()
+    count = torch.stack([weight.sum() for _, _, weight in pairs]).sum()
+    return total / count.clamp_min(1.0)
+
+
+class TransferMeter(nn.Module):
+    """Sums over the steps of an epoch; read once, at its end."""
+
+    totals: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # steps, L_trans, L_ortho, then ids and paired ids of users and of items
+        zeros = torch.zeros(7, dtype=torch.float64)
+        self.register_buffer("totals", zeros, persistent=False)
+
+    def reset(self) -> None:
+        """Forget everything counted so far."""
+        self.totals.zero_()
+
+    @torch.no_grad()
+    def add(
+        self, users: Transfer | None, items: Transfer | None, ortho: torch.Tensor | None
+    ) -> None:
+        """Count a step; what a setting switched off is None."""
+        none = self.totals.new_zeros(())
+        row = [self.totals.new_ones(()), none, none if ortho is None else ortho]
+        for part in (users, items):
+            if part is not None:
+                row[1] = row[1] + part.loss
+            row += [none, none] if part is None else [part.n_ids, part.n_paired]
+        self.totals += torch.stack([value.to(self.totals.dtype) for value in row])
+
+    def report(self) -> dict[str, float]:
+        """Mean losses per step and shares of ids with a partner; what was off is left out.
+
+        ``loss_trans`` has its lambda1 and lambda2 in it, ``loss_ortho`` not its lambda (Eq. 12).
+        """
+        steps, trans, ortho, *pairs = self.totals.tolist()
+        figures: dict[str, float] = {}
+        if steps and (pairs[0] or pairs[2]):
+            figures["loss_trans"] = trans / steps
+        if steps and ortho:
+            figures["loss_ortho"] = ortho / steps
+        for name, ids, paired in (("users", *pairs[:2]), ("items", *pairs[2:])):
+            if ids:
+                figures[f"frac_paired_{name}"] = paired / ids
+        return figures

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_choir.model.layers.activity_gate import ActivityGate
+from recbole_choir.model.aktrec.activity_gate import ActivityGate
 
 
 class Slots(NamedTuple):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class GroupLookup(nn.Module):
-    """The group tables as buffers beside the model, read by (snapshot, user).
+    """The group tables as buffers of the model, read by (snapshot, user).
 
     They are not saved with the weights: they are those of the semantic table. Row 0 of every
     group array is the empty group; snapshot 0 and users without a group lead to it.

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
@@ -17,13 +16,14 @@ from recbole_choir.data.item_contexts import ItemContexts
 from recbole_choir.data.rows import RowInputs
 from recbole_choir.errors import ConfigError
 from recbole_choir.evaluator.segments import bottom_share
+from recbole_choir.model.baselines.melt_contexts import ContextDraw, TailRows
 from recbole_choir.model.context_aware_recommender.base import Base
 from recbole_choir.model.layers.first_occurrence import distinct
 from recbole_choir.model.layers.further_inputs import FurtherInputs
 from recbole_choir.model.layers.host_generator import HostGenerator
+from recbole_choir.model.layers.left_aligned import align_left
 from recbole_choir.model.layers.mlp import linear
 from recbole_choir.model.layers.sequence_transformer import SequenceTransformer, recency
-from recbole_choir.model.layers.to_front import to_front
 from recbole_choir.model.settings.melt import MELTSettings
 from recbole_choir.settings.base import ConfigLike, read
 
@@ -31,164 +31,31 @@ if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
 
 
-class TailRows(nn.Module):
-    """``W mean_{c in C_i, c not of u} f(c) + b`` of a tail item i for a user u.
+def user_weight(count: torch.Tensor, threshold: int, longest: int, progress: float) -> torch.Tensor:
+    """``|sin(pi/2 e/E + pi / (2 (L_max - T - 1)) (n - T - 1))|``.
 
-    With its own context in the mean, a training positive on an item of one or two contexts would
-    find its label in its input. So the contexts of the row's user are left out, for every row: sums
-    are kept by (item, user) as well as by item, in double precision, where what was added to a sum
-    comes off it without a trace.
-
-    The authors' code writes the mean into the item's row at the start of an epoch and trains on
-    from there. Here the mean differs between users, so the row's movement since that moment is
-    added to it: what is given back is the mean less the row as it was, to be put on the row as it
-    is. Sums and rows stand until the next :meth:`refresh` and are saved with the weights.
+    At first the users with the longest sequences weigh most, at last those nearest to the tail.
 
     Args:
-        contexts: All contexts of the tail items, by item and user.
-        n_users: Vocabulary size.
-        size: Width of the embeddings.
+        count: n of each user, within T + 1 and ``longest``.
+        threshold: T, the length up to which a user is tail.
+        longest: L_max.
+        progress: e / E, epochs done of all epochs.
+
+    Returns:
+        Weights in [0, 1], of the shape of ``count``.
 
     References:
-        MELT (arXiv 2304.08382), item branch; BASELINES 4 (leak to avoid).
+        MELT (official code); BASELINES 4.
     """
-
-    keys: torch.Tensor
-    pair_first: torch.Tensor
-    pair_count: torch.Tensor
-    item_first: torch.Tensor
-    item_count: torch.Tensor
-    pair_sum: torch.Tensor
-    item_sum: torch.Tensor
-    start: torch.Tensor
-    bias: torch.Tensor
-    filled: torch.Tensor
-
-    def __init__(self, contexts: ItemContexts, n_users: int, size: int) -> None:
-        super().__init__()
-        self.n_users = n_users
-        keys, count = torch.unique_consecutive(
-            contexts.item * n_users + contexts.user, return_counts=True
-        )
-        n_items = len(contexts.first) - 1
-        item = keys // n_users
-        at = torch.arange(n_items + 1, device=item.device)
-        # Of the dataset, not of the weights: not saved.
-        self._keep("keys", keys)
-        self._keep("pair_first", count.cumsum(0) - count)
-        self._keep("pair_count", count)
-        self._keep("item_first", torch.searchsorted(item, at)[:-1])
-        self._keep("item_count", contexts.first[1:] - contexts.first[:-1])
-        double = {"dtype": torch.float64, "device": item.device}
-        self.register_buffer("pair_sum", torch.zeros(len(keys), size, **double))
-        self.register_buffer("item_sum", torch.zeros(n_items, size, **double))
-        self.register_buffer("start", torch.zeros(n_items, size, device=item.device))
-        self.register_buffer("bias", torch.zeros(size, **double))
-        self.register_buffer("filled", torch.zeros((), device=item.device))
-
-    def _keep(self, name: str, values: torch.Tensor) -> None:
-        self.register_buffer(name, values, persistent=False)
-
-    @torch.no_grad()
-    def refresh(self, vectors: torch.Tensor, layer: nn.Linear, rows: torch.Tensor) -> None:
-        """Compute the sums anew.
-
-        Args:
-            vectors: ``f(c)`` ``[C, d]`` of all contexts.
-            layer: W and b.
-            rows: The items' own rows ``[n_items, d]`` as they are now.
-        """
-        if len(self.keys):
-            mapped = vectors.double() @ layer.weight.double().T
-            every = torch.arange(len(mapped), device=mapped.device)
-            pairs = F.embedding_bag(every, mapped, self.pair_first, mode="sum")
-            self.pair_sum.copy_(pairs)
-            every = torch.arange(len(pairs), device=pairs.device)
-            self.item_sum.copy_(F.embedding_bag(every, pairs, self.item_first, mode="sum"))
-        self.start.copy_(rows)
-        self.bias.copy_(layer.bias)
-        self.filled.fill_(1.0)
-
-    @torch.no_grad()
-    def forward(self, user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
-        """Look up for users and items ``[B]``.
-
-        Returns:
-            Shifts float32 ``[B, size]`` of the items' own rows; 0 for head items, for items that no
-            other user chose, and before the first :meth:`refresh`.
-        """
-        total, count = self.item_sum[item], self.item_count[item]
-        if len(self.keys):
-            key = item * self.n_users + user
-            at = torch.searchsorted(self.keys, key).clamp_max(len(self.keys) - 1)
-            own = self.keys[at] == key
-            total = total - self.pair_sum[at] * own.unsqueeze(1)
-            count = count - self.pair_count[at] * own
-        mean = total / count.clamp_min(1).unsqueeze(1) + self.bias
-        known = (count > 0) & (self.filled > 0)
-        return (mean.float() - self.start[item]) * known.unsqueeze(1)
+    step = math.pi / (2 * max(1, longest - threshold - 1))
+    return torch.sin(math.pi / 2 * progress + step * (count - threshold - 1)).abs()
 
 
-class DrawnContexts(NamedTuple):
-    """Contexts of some items.
-
-    Attributes:
-        context: int64 ``[S]`` numbers of contexts; any number in slots that are not used.
-        owner: float ``[A, S]``: 1 where a slot's context is one of item a.
-        items: int64 ``[A]`` the items.
-        complete: bool ``[A]`` items that got all that was drawn for them.
-    """
-
-    context: torch.Tensor
-    owner: torch.Tensor
-    items: torch.Tensor
-    complete: torch.Tensor
-
-
-class ContextDraw(nn.Module):
-    """Draw ``n ~ U{1..min(|C_i|, T)}`` distinct contexts of each item, until S are drawn.
-
-    Args:
-        contexts: Of all items, in random order within an item.
-        most: T.
-        budget: S.
-        seed: Of the draws.
-    """
-
-    first: torch.Tensor
-
-    def __init__(self, contexts: ItemContexts, most: int, budget: int, seed: int) -> None:
-        super().__init__()
-        self.draws = HostGenerator(seed)
-        self.register_buffer("first", contexts.first, persistent=False)
-        self.most, self.budget = most, budget
-
-    def forward(self, items: torch.Tensor, valid: torch.Tensor) -> DrawnContexts:
-        """Draw.
-
-        Args:
-            items: int64 ``[B]``, distinct where valid.
-            valid: bool ``[B]``; others get no contexts.
-        """
-        uniform = self.draws.uniform(3, len(items), device=items.device)
-        available = self.first[items + 1] - self.first[items]
-        usable = valid & (available > 0)
-        chosen = torch.where(usable, uniform[0], 2.0).argsort(stable=True)[: self.budget]
-        items, usable, available = items[chosen], usable[chosen], available[chosen]
-        number, begin = uniform[1:, chosen]
-        most = available.clamp_max(self.most)
-        wanted = ((number * most).long() + 1).clamp(max=most) * usable  # [A]
-        end = wanted.cumsum(0)
-        start = end - wanted
-        slot = torch.arange(self.budget, device=items.device)
-        inside = (slot >= start.unsqueeze(1)) & (slot < end.unsqueeze(1))  # [A, S]
-        # A run of a list in random order, from a random place, round its end.
-        place = ((begin * available).long().unsqueeze(1) + slot - start.unsqueeze(1)) * inside
-        place = place % available.clamp_min(1).unsqueeze(1)
-        context = ((self.first[items].unsqueeze(1) + place) * inside).sum(0)
-        return DrawnContexts(
-            context, inside.to(torch.float32), items, usable & (end <= self.budget)
-        )
+def item_weight(count: torch.Tensor, threshold: int, progress: float) -> torch.Tensor:
+    """``|sin(pi/2 e/E + pi/100 (min(n, T + 50) - T - 1))|``; see :func:`user_weight`."""
+    excess = count.clamp_max(threshold + 50) - threshold - 1
+    return torch.sin(math.pi / 2 * progress + math.pi / 100 * excess).abs()
 
 
 def fewest(rows: torch.Tensor, positives: NDArray[np.integer], share: float) -> torch.Tensor:
@@ -210,7 +77,7 @@ def fewest(rows: torch.Tensor, positives: NDArray[np.integer], share: float) -> 
 
 
 class HeadSide(nn.Module):
-    """Flags and counts of one side, resident beside the model.
+    """Flags and counts of one side, on the model's device.
 
     Args:
         tail: bool ``[n]``; ids that are not tail but have no training row are neither.
@@ -251,33 +118,6 @@ class HeadSide(nn.Module):
         return self.count[ids].clamp_min(self.threshold + 1)
 
 
-def user_weight(count: torch.Tensor, threshold: int, longest: int, progress: float) -> torch.Tensor:
-    """``|sin(pi/2 e/E + pi / (2 (L_max - T - 1)) (n - T - 1))|``.
-
-    At first the users with the longest sequences weigh most, at last those nearest to the tail.
-
-    Args:
-        count: n of each user, within T + 1 and ``longest``.
-        threshold: T, the length up to which a user is tail.
-        longest: L_max.
-        progress: e / E, epochs done of all epochs.
-
-    Returns:
-        Weights in [0, 1], of the shape of ``count``.
-
-    References:
-        MELT (official code); BASELINES 4.
-    """
-    step = math.pi / (2 * max(1, longest - threshold - 1))
-    return torch.sin(math.pi / 2 * progress + step * (count - threshold - 1)).abs()
-
-
-def item_weight(count: torch.Tensor, threshold: int, progress: float) -> torch.Tensor:
-    """``|sin(pi/2 e/E + pi/100 (min(n, T + 50) - T - 1))|``; see :func:`user_weight`."""
-    excess = count.clamp_max(threshold + 50) - threshold - 1
-    return torch.sin(math.pi / 2 * progress + math.pi / 100 * excess).abs()
-
-
 REFRESH_ROWS = 4096  # contexts encoded at once at the start of an epoch
 
 
@@ -304,16 +144,16 @@ class MELT(Base):
     curriculum, both transfers and their time, two blocks with one head and dropout .5, training on
     from a trained encoder; the mean over d, to which the lambdas of .1 to .4 belong (the paper's
     Algorithm 1 has the sum), and weights that enter once, ``(w * (a - b) ** 2).mean()``.
-    Reconstruction: an encoder beside Base's features and BCE for its own loss; T the most positives
-    of a tail id; contexts without the item itself and without reversed suffixes, since histories
-    here end before the candidate; leaving one user out; e~ for the candidate alone; ``L_U`` on rows
-    of head users with more history than T, one a user and batch; budgets a step. Three things
-    follow from the tower, which is no dot product. Targets are detached (``melt_detach_target``):
-    in the code f alone has to give the scores, here Base's features do as well, and f would shrink
-    until L_U is next to nothing. A tail user's s is the mean of f and W_U f, their sum in the code
-    (``melt_merge``): a dot product ranks both alike, a tower has learned f's scale. No e~ in the
-    first epoch (``melt_transfer_from``), one of 160 in the code and half of two here, where W_I has
-    yet to learn.
+    Reconstruction: an encoder next to Base's features and BCE for its own loss; T the most
+    positives of a tail id; contexts without the item itself and without reversed suffixes, since
+    histories here end before the candidate; leaving one user out; e~ for the candidate alone;
+    ``L_U`` on rows of head users with more history than T, one a user and batch; budgets a step.
+    Three things follow from the tower, which is no dot product. Targets are detached
+    (``melt_detach_target``): in the code f alone has to give the scores, here Base's features do as
+    well, and f would shrink until L_U is next to nothing. A tail user's s is the mean of f and W_U
+    f, their sum in the code (``melt_merge``): a dot product ranks both alike, a tower has learned
+    f's scale. No e~ in the first epoch (``melt_transfer_from``), one of 160 in the code and half of
+    two here, where W_I has yet to learn.
 
     With both lambdas 0 it is its backbone, Base with f: the control that tells the branches from
     the encoder.
@@ -420,7 +260,7 @@ class MELT(Base):
 
     def states(self, history: torch.Tensor) -> torch.Tensor:
         """``f`` ``[B, d]`` of histories ``[B, L]``; the zero vector for an empty one."""
-        (items,) = to_front(history)
+        (items,) = align_left(history)
         mask = items > 0
         return self.sequence.newest(self.item_encoder.id_table(items), mask)
 
@@ -452,7 +292,7 @@ class MELT(Base):
 
     def user_loss(self, interaction: Interaction, full: torch.Tensor) -> torch.Tensor:
         """``L_U`` of a batch, a scalar, given f of its histories ``[B, d]``."""
-        side, (history,) = self.users, to_front(interaction[fields.HIST_ITEMS])
+        side, (history,) = self.users, align_left(interaction[fields.HIST_ITEMS])
         user, device = interaction[self.USER_ID], history.device
         long_enough = (history > 0).sum(1) > side.threshold
         one = distinct(torch.where(side.head[user] & long_enough, user, 0))  # a row of each user

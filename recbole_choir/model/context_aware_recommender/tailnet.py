@@ -11,8 +11,8 @@ from recbole_choir.data import fields
 from recbole_choir.model.context_aware_recommender.base import Base
 from recbole_choir.model.layers.dot_pooling import masked_softmax
 from recbole_choir.model.layers.field_embedding import ItemTokens
+from recbole_choir.model.layers.left_aligned import align_left, last_valid
 from recbole_choir.model.layers.mlp import linear
-from recbole_choir.model.layers.to_front import last_valid, to_front
 from recbole_choir.model.settings.tailnet import TailNetSettings
 from recbole_choir.settings.base import ConfigLike
 
@@ -129,7 +129,7 @@ class TailNet(Base):
 
     def session(self, interaction: Interaction, items: ItemTokens) -> Session:
         """Encode the histories of a batch."""
-        (history,) = to_front(interaction[fields.HIST_ITEMS])  # [B, L]
+        (history,) = align_left(interaction[fields.HIST_ITEMS])  # [B, L]
         mask = history > 0
         states, _ = self.gru(items.lookup(history))  # [B, L, h]
         last = last_valid(states, mask)

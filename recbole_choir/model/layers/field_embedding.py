@@ -95,7 +95,7 @@ class FieldBank(nn.Module):
 
 
 class FeatureTable(nn.Module):
-    """The attribute values of all users, or of all items, resident beside the model.
+    """The attribute values of all users, or of all items, kept on the model's device.
 
     They are buffers that are not saved: they belong to the dataset, not to the weights.
 

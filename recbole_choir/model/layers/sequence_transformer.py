@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_choir.model.layers.left_aligned import last_valid
 from recbole_choir.model.layers.lookup import gather_rows
 from recbole_choir.model.layers.mlp import linear
-from recbole_choir.model.layers.to_front import last_valid
 
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
 

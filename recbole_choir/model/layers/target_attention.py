@@ -103,7 +103,7 @@ class MLPScore(nn.Module):
     """``score_j = MLP([x_t; x_j; x_t - x_j; x_t * x_j])``, DIN's attention unit.
 
     Tokens come in at unit root mean square: embeddings start so short that products of them would
-    be invisible beside the biases, and the unit would be a constant.
+    be invisible next to the biases, and the unit would be a constant.
 
     The first layer is rearranged by its linearity: ``(W1 + W3) x_t + (W2 - W3 + W4 diag(x_t)) x_j``
     is one matrix per row, so no ``[B, L, 4 D]`` tensor is made and a quarter of the work remains.

@@ -75,7 +75,7 @@ def test_a_random_split_is_recboles_own(make_config: Callable[..., Any], group_b
         for field in ("user_id", "item_id"):
             assert torch.equal(mine.inter_feat[field], their.inter_feat[field])
         assert torch.equal(mine.inter_feat["label"], their.inter_feat["label"].float())
-    # The inputs computed beside follow the same rows.
+    # The inputs computed with them follow the same rows.
     events = dataset.row_inputs.events
     for part, mine in enumerate(ours):
         at = dataset.row_inputs.parts[part]

@@ -382,7 +382,7 @@ def test_the_loader_is_told_the_epoch(make_config, make_model, train):
 
 
 class Averaging(TinyModel):
-    """A model whose evaluation computes anew what training reads, and counts how often."""
+    """A model whose evaluation computes again what training reads, and counts how often."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

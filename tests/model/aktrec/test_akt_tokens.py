@@ -61,17 +61,17 @@ def test_content_is_the_projected_vector_of_the_snapshot(helpers: Any) -> None:
 def test_codes_side_by_side_or_added_up(helpers: Any) -> None:
     items = inputs_of(helpers).items
     torch.manual_seed(0)
-    beside = CodeEmbedding(items.item_codes, items.n_codes, D)
+    side_by_side = CodeEmbedding(items.item_codes, items.n_codes, D)
     torch.manual_seed(0)
     added = CodeEmbedding(items.item_codes, items.n_codes, D, add=True)
     snapshot, item = torch.full((40,), 2), torch.arange(40)
     codes = items.item_codes[2].long()
-    levels = [level.weight[codes[:, i]] for i, level in enumerate(beside.levels)]
-    torch.testing.assert_close(beside(item, snapshot), torch.cat(levels, dim=1))
+    levels = [level.weight[codes[:, i]] for i, level in enumerate(side_by_side.levels)]
+    torch.testing.assert_close(side_by_side(item, snapshot), torch.cat(levels, dim=1))
     torch.testing.assert_close(added(item, snapshot), torch.stack(levels).sum(0))
     unknown = codes[:, 0] == 0
     assert unknown.any()
-    assert beside(item, snapshot)[unknown].abs().max() == 0
+    assert side_by_side(item, snapshot)[unknown].abs().max() == 0
 
 
 @pytest.mark.parametrize("kind", ["content", "codes"])

@@ -11,7 +11,7 @@ from recbole.data.interaction import Interaction
 from recbole_choir.errors import ConfigError
 from recbole_choir.model.context_aware_recommender.base import Base
 from recbole_choir.model.context_aware_recommender.tailnet import AdditiveAttention, TailNet
-from recbole_choir.model.layers.to_front import last_valid, to_front
+from recbole_choir.model.layers.left_aligned import align_left, last_valid
 
 
 def tailnet(helpers: Any, **settings: Any) -> TailNet:
@@ -44,7 +44,7 @@ def base_logit(model: TailNet, batch: Interaction) -> torch.Tensor:
 def test_items_move_to_the_front_in_their_order() -> None:
     ids = torch.tensor([[0, 3, 0, 1, 2], [0, 0, 0, 0, 0], [5, 5, 0, 0, 4]])
     marks = torch.tensor([[9.0, 1, 9, 2, 3], [9, 9, 9, 9, 9], [1, 2, 9, 9, 3]])
-    moved, moved_marks = to_front(ids, marks)
+    moved, moved_marks = align_left(ids, marks)
     assert moved.tolist() == [[3, 1, 2, 0, 0], [0] * 5, [5, 5, 4, 0, 0]]
     assert moved_marks.tolist() == [[1, 2, 3, 0, 0], [0] * 5, [1, 2, 3, 0, 0]]
     states = torch.arange(15.0).view(3, 5, 1)

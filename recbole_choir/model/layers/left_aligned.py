@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 
-def to_front(ids: torch.Tensor, *others: torch.Tensor) -> list[torch.Tensor]:
+def align_left(ids: torch.Tensor, *others: torch.Tensor) -> list[torch.Tensor]:
     """Move the valid slots of each row to its front, in their order; padding is left behind them.
 
     Args:

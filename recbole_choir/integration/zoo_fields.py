@@ -1,4 +1,4 @@
-"""Group fields and activity statistics for RecBole's own models (``inject``).
+"""Fields of the table and statistics for the models of RecBole's zoo (``inject``).
 
 RecBole's context-aware models embed every field they find in the dataset. The fields here are
 registered there, but no column is stored: their values are gathered for each batch.
@@ -23,8 +23,8 @@ LIFTS, OWN_SCORES = "lifts", "own_scores"
 _REGISTERED = "injected_fields"  # key of the config that lists the names in numerical_features
 
 
-class Injection:
-    """The fields that ``inject`` asks for.
+class ZooFields:
+    """The fields that ``inject`` asks for, for one dataset and its batches.
 
     Args:
         wanted: Of group_id, group_attr, group_seq, group_stats, lifts, own_scores and activity.
