@@ -24,8 +24,6 @@ from recbole_choir.data.table.item_tables import ItemTables
 
 logger = logging.getLogger("recbole_choir")
 
-__all__ = ["ClusterBehaviour", "ClusterSide", "Clusters"]
-
 
 @dataclass
 class Clusters:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_choir.data.clusters.tables import ClusterSide
+from recbole_choir.data.clusters.side import ClusterSide
 from recbole_choir.data.schema import Field
 from recbole_choir.model.aktrec.activity_gate import ActivityGate
 from recbole_choir.model.aktrec.cluster_embedding import ClusterEmbedding

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from recbole_choir.data.clusters.tables import ClusterBehaviour, Clusters
+from recbole_choir.data.clusters.behaviour import ClusterBehaviour
+from recbole_choir.data.clusters.tables import Clusters
 from recbole_choir.data.table.item_tables import ItemTables
 from recbole_choir.model.aktrec.cluster_average import ClusterAverage, VocabularyAt
 from recbole_choir.model.layers.lookup import gather_rows

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_choir.data.clusters.tables import ClusterSide
+from recbole_choir.data.clusters.side import ClusterSide
 from recbole_choir.model.layers.first_occurrence import Distinct
 from recbole_choir.model.layers.host_generator import HostGenerator
 

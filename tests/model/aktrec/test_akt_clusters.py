@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_choir.data.clusters.tables import ClusterBehaviour, ClusterSide
+from recbole_choir.data.clusters.behaviour import ClusterBehaviour
+from recbole_choir.data.clusters.side import ClusterSide
 from recbole_choir.data.table.item_tables import ItemTables
 from recbole_choir.errors import DataError
 from recbole_choir.model.aktrec.adaptive_embedding import ClusterBuffers

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from recbole_choir.data.clusters.tables import ClusterSide
+from recbole_choir.data.clusters.side import ClusterSide
 from recbole_choir.data.table.item_tables import ItemTables
 from recbole_choir.model.aktrec import cluster_start
 from recbole_choir.model.aktrec.activity_gate import ActivityGate

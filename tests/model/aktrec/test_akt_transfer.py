@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from recbole_choir.data.clusters.tables import ClusterSide
+from recbole_choir.data.clusters.side import ClusterSide
 from recbole_choir.model.aktrec.transfer import (
     AsymmetricTransfer,
     soft_orthogonality,

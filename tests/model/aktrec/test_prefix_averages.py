@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_choir.data.clusters.tables import ClusterSide
+from recbole_choir.data.clusters.side import ClusterSide
 from recbole_choir.data.table.item_tables import ItemTables
 from recbole_choir.model.aktrec.adaptive_embedding import ClusterBuffers, HeadMeans
 from recbole_choir.model.aktrec.cluster_average import ClusterAverage
