@@ -28,7 +28,7 @@ def ensure_semantic_table(
         The table's folder, or None where nothing in the run reads a table.
 
     References:
-        ChoirRec Table 2, "w/o LLM Emb."; PAPER_GAPS C28.
+        ChoirRec Table 2, "w/o LLM Emb."; docs/gaps.md C28.
     """
     choice = config["semantic_table"]
     if str(choice).lower() == "none" or not dataset.needs_semantic_table():

@@ -71,7 +71,7 @@ class ModelInputs:
         item_categories: ``int64 [n_items, k]`` category ids of each item, 0-padded, or None.
         sampled_negatives: Rows with label 0 were drawn, not shown to the user: no model may take
             them for observed behaviour.
-        theta_act: 80th percentile of the positives per user in the training rows (PAPER_GAPS C5).
+        theta_act: 80th percentile of the positives per user in the training rows (docs/gaps.md C5).
         history_length: L, the longest history in a batch.
     """
 

@@ -56,7 +56,7 @@ def gains(folder: RecordFolder, dataset: str) -> Made:
     else Student's over the differences of runs with the same seed.
 
     References:
-        ChoirRec, Figure 5; PAPER_GAPS C20.
+        ChoirRec, Figure 5; docs/gaps.md C20.
     """
     if folder.base is None or folder.base not in folder.cells(dataset):
         return None, ["GAUC gain by activity: no cell is the base; name one with --base"]
@@ -139,7 +139,7 @@ def gates(folder: RecordFolder, dataset: str) -> Made:
     """Gates by activity in the last epoch, on the training rows.
 
     References:
-        ChoirRec, Figure 6b; AKT-Rec Eq. 6; PAPER_GAPS A8.
+        ChoirRec, Figure 6b; AKT-Rec Eq. 6; docs/gaps.md A8.
     """
     rows: list[dict[str, Any]] = []
     for run in _finished(folder, dataset):

@@ -60,7 +60,7 @@ class Partners:
             The lists; a head weighs the square root of its training rows, a tail 1.
 
         References:
-            AKT-Rec Eq. 4; PAPER_GAPS A3, A4.
+            AKT-Rec Eq. 4; docs/gaps.md A3, A4.
         """
         belongs = home[:, None] if belongs is None else belongs
         by_cluster, start, end = _opposite(home, belongs, tail, rows)
@@ -123,7 +123,7 @@ class ClusterSide:
             ``stats`` hold it standardised and clipped. None where nobody weights by it.
 
     References:
-        AKT-Rec 3.2.1, Eq. 4 and 3.2.2, Eq. 9; PAPER_GAPS A3, A4, A18, A21.
+        AKT-Rec 3.2.1, Eq. 4 and 3.2.2, Eq. 9; docs/gaps.md A3, A4, A18, A21.
     """
 
     cluster: torch.Tensor

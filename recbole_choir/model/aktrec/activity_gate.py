@@ -14,7 +14,7 @@ class ActivityGate(nn.Module):
     """``sigmoid(MLP(f_act))``: the networks G_1 and G_2.
 
     The last layer starts at zero, so that every gate starts at exactly .5, which is the paper's
-    "simple average" (PAPER_GAPS A8).
+    "simple average" (docs/gaps.md A8).
 
     Args:
         n_in: Number of activity features.

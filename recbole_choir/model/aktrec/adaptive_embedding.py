@@ -75,7 +75,7 @@ class HeadMeans(nn.Module):
         size: Width m.
 
     References:
-        docs/paper-gaps.md A2.
+        docs/gaps.md A2.
     """
 
     seen: torch.Tensor
@@ -166,7 +166,7 @@ class AdaptiveEmbedding(nn.Module):
             a vector enters at a weight that nothing in training had.
 
     References:
-        AKT-Rec 3.2.1, Eq. 6; docs/paper-gaps.md A2; PAPER_GAPS A8, A22.
+        AKT-Rec 3.2.1, Eq. 6; docs/gaps.md A2, A8, A22.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ class ClusterAverage(nn.Module):
         DataError: ``logfreq`` where the side does not know exposures.
 
     References:
-        AKT-Rec Eq. 9; PAPER_GAPS A15, A16.
+        AKT-Rec Eq. 9; docs/gaps.md A15, A16.
     """
 
     table: torch.Tensor

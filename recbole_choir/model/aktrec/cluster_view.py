@@ -22,7 +22,7 @@ class ClusterSequence(nn.Module):
         items: First codes of items at each snapshot.
 
     References:
-        AKT-Rec 3.2.2 (hard retrieval on the top-level semantic id); PAPER_GAPS A17.
+        AKT-Rec 3.2.2 (hard retrieval on the top-level semantic id); docs/gaps.md A17.
     """
 
     offsets: torch.Tensor

@@ -78,7 +78,7 @@ def weighted_info_nce(
         A scalar.
 
     References:
-        AKT-Rec Eq. 4; PAPER_GAPS A3.
+        AKT-Rec Eq. 4; docs/gaps.md A3.
     """
     x = F.normalize(anchor, dim=-1, eps=NORM_EPS) / temperature
     y = F.normalize(positive, dim=-1, eps=NORM_EPS)
@@ -111,15 +111,15 @@ class AsymmetricTransfer(HostGenerator):
 
     Args:
         lambda1, lambda2: Weights of head anchors and of tail anchors.
-        temperature: tau. .1 (PAPER_GAPS A3).
+        temperature: tau. .1 (docs/gaps.md A3).
         detach_negatives: Stop the gradient of the negatives as well as that of the positive: a live
-            negative would let the tails' term push heads away (PAPER_GAPS A5).
+            negative would let the tails' term push heads away (docs/gaps.md A5).
         max_anchors: At most so many anchors of a batch, drawn at random: the cost grows with their
             square.
         seed: Of the draws.
 
     References:
-        AKT-Rec 3.2.1, Eq. 4; PAPER_GAPS A3 to A6.
+        AKT-Rec 3.2.1, Eq. 4; docs/gaps.md A3 to A6.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ def squared_cosine(c: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
     """``(c^T d / (||c|| ||d||))^2`` ``[B]`` of vectors ``[B, m]``; 0 where one is zero.
 
     References:
-        AKT-Rec Eq. 5; PAPER_GAPS A7.
+        AKT-Rec Eq. 5; docs/gaps.md A7.
     """
     dot = (c * d).sum(-1)
     return dot.square() / ((c.square().sum(-1) + EPS) * (d.square().sum(-1) + EPS))
@@ -210,7 +210,7 @@ def soft_orthogonality(
             each id, else 0.
 
     References:
-        AKT-Rec Eq. 5; PAPER_GAPS A7 (target users and items, not the history's).
+        AKT-Rec Eq. 5; docs/gaps.md A7 (target users and items, not the history's).
     """
     total = torch.stack([(weight * squared_cosine(c, d)).sum() for c, d, weight in pairs]).sum()
     count = torch.stack([weight.sum() for _, _, weight in pairs]).sum()

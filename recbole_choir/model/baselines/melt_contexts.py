@@ -93,7 +93,7 @@ class TailRows(nn.Module):
         size: Width of the embeddings.
 
     References:
-        MELT (arXiv 2304.08382), item branch; BASELINES 4 (leak to avoid).
+        MELT (arXiv 2304.08382), item branch; docs/baselines.md (leak to avoid).
     """
 
     keys: torch.Tensor

@@ -108,7 +108,7 @@ def embed_group_attributes(
         A ``[B, d]`` per field.
 
     References:
-        ChoirRec 4.3.2; PAPER_GAPS C16 (shared tables).
+        ChoirRec 4.3.2; docs/gaps.md C16 (shared tables).
     """
     parts = []
     for position, value in zip(positions, values, strict=True):

@@ -102,7 +102,7 @@ class AKTRec(ChoirRecommender):
         ConfigError: If a setting is wrong, or the dataset lacks what the settings need.
 
     References:
-        AKT-Rec (Yan et al.), 3.2 and Eq. 4-12; Table 2 for the switches; PAPER_GAPS part B.
+        AKT-Rec (Yan et al.), 3.2 and Eq. 4-12; Table 2 for the switches; docs/gaps.md.
     """
 
     settings_class: ClassVar[type[AKTRecSettings]] = AKTRecSettings

@@ -194,7 +194,7 @@ class ChoirRec(ChoirRecommender):
         value already holds the mean there and stays.
 
         References:
-            ChoirRec 4.3.2; PAPER_GAPS C16 (b).
+            ChoirRec 4.3.2; docs/gaps.md C16 (b).
         """
         values = super().user_values(interaction)
         if not self.settings.attr_impute or self.groups is None:

@@ -62,7 +62,7 @@ class ColdTransformer(Base):
 
     References:
         Cold-Transformer (Li et al., SIGIR 2022, 10.1145/3477495.3531797); ChoirRec Table 1;
-        BASELINES 3.
+        docs/baselines.md.
     """
 
     settings_class: ClassVar[type[ColdTransformerSettings]] = ColdTransformerSettings

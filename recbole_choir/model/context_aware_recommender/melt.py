@@ -46,7 +46,7 @@ def user_weight(count: torch.Tensor, threshold: int, longest: int, progress: flo
         Weights in [0, 1], of the shape of ``count``.
 
     References:
-        MELT (official code); BASELINES 4.
+        MELT (official code); docs/baselines.md.
     """
     step = math.pi / (2 * max(1, longest - threshold - 1))
     return torch.sin(math.pi / 2 * progress + step * (count - threshold - 1)).abs()
@@ -166,7 +166,7 @@ class MELT(Base):
         ConfigError: If a setting is wrong, or the dataset has no tail flags or no head items.
 
     References:
-        MELT (Kim et al., SIGIR 2023, arXiv 2304.08382); ChoirRec Table 1; BASELINES 4.
+        MELT (Kim et al., SIGIR 2023, arXiv 2304.08382); ChoirRec Table 1; docs/baselines.md.
     """
 
     pool: torch.Tensor

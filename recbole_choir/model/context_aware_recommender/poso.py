@@ -135,7 +135,7 @@ class POSO(Base):
         ConfigError: If a setting is wrong, or the dataset has no statistics for the code.
 
     References:
-        POSO (Dai et al., 2021, arXiv 2108.04690); ChoirRec and AKT-Rec, Table 1; BASELINES 2.
+        POSO (Dai et al., 2021, arXiv 2108.04690); ChoirRec and AKT-Rec, Table 1; docs/baselines.md.
     """
 
     settings_class: ClassVar[type[POSOSettings]] = POSOSettings

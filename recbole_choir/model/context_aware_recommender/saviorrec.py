@@ -232,7 +232,7 @@ class SaviorRec(BaseMM):
         ConfigError: If a setting is wrong, or the dataset has no item tables.
 
     References:
-        SaviorRec (2025, arXiv 2508.01375); AKT-Rec Table 1; BASELINES 6.
+        SaviorRec (2025, arXiv 2508.01375); AKT-Rec Table 1; docs/baselines.md.
     """
 
     settings_class: ClassVar[type[SaviorRecSettings]] = SaviorRecSettings

@@ -52,7 +52,7 @@ class SimilarityTiers(nn.Module):
         log: Take the logarithm of the counts.
 
     References:
-        SimTier (arXiv 2407.19467); BASELINES 8.
+        SimTier (arXiv 2407.19467); docs/baselines.md.
     """
 
     unit: torch.Tensor
@@ -142,7 +142,7 @@ class SimTier(BaseMM):
         ConfigError: If a setting is wrong, or the dataset has no item tables.
 
     References:
-        SimTier (Sheng et al., 2024, arXiv 2407.19467); AKT-Rec Table 1; BASELINES 8.
+        SimTier (Sheng et al., 2024, arXiv 2407.19467); AKT-Rec Table 1; docs/baselines.md.
     """
 
     settings_class: ClassVar[type[SimTierSettings]] = SimTierSettings

@@ -96,7 +96,7 @@ class TailNet(Base):
         ConfigError: If a setting is wrong, or the dataset has no tail flags.
 
     References:
-        TailNet (Liu and Zheng, 2020, arXiv 2007.12329); AKT-Rec Table 1; BASELINES 7.
+        TailNet (Liu and Zheng, 2020, arXiv 2007.12329); AKT-Rec Table 1; docs/baselines.md.
     """
 
     tail: torch.Tensor

@@ -96,7 +96,7 @@ class CentroidMemory(nn.Module):
         top_k: Centroids that a vector reads.
 
     References:
-        UIE (arXiv 2405.13238); BASELINES 5.
+        UIE (arXiv 2405.13238); docs/baselines.md.
     """
 
     centroids: torch.Tensor
@@ -260,7 +260,7 @@ class UIE(Base):
         ConfigError: If a setting is wrong, or the dataset has no activity of users.
 
     References:
-        UIE / DUIA (2024, arXiv 2405.13238); ChoirRec Table 1; BASELINES 5.
+        UIE / DUIA (2024, arXiv 2405.13238); ChoirRec Table 1; docs/baselines.md.
     """
 
     user_type: torch.Tensor

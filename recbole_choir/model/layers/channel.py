@@ -22,7 +22,7 @@ class Channel(nn.Module):
         dropout: After each hidden layer.
 
     References:
-        ChoirRec 4.4.1-4.4.2; PAPER_GAPS C3 (which layers), C10 (the first block).
+        ChoirRec 4.4.1-4.4.2; docs/gaps.md C3 (which layers), C10 (the first block).
     """
 
     def __init__(self, n_in: int, widths: Sequence[int], dropout: float) -> None:

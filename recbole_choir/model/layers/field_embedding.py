@@ -176,7 +176,7 @@ class ItemEncoder(nn.Module):
         with_id: False leaves the table of ids out: a subclass has its own.
 
     References:
-        ChoirRec 4.4.1 (shared item representation); BASELINES section 0.
+        ChoirRec 4.4.1 (shared item representation); docs/baselines.md.
     """
 
     def __init__(

@@ -113,7 +113,7 @@ class MLPScore(nn.Module):
         hidden: Widths of the hidden layers.
 
     References:
-        ChoirRec 4.4.1 [23]; BASELINES section 1 (hidden 80, 40).
+        ChoirRec 4.4.1 [23]; docs/baselines.md.
     """
 
     def __init__(self, width: int, hidden: Sequence[int] = (80, 40)) -> None:
@@ -165,7 +165,7 @@ class TargetAttention(nn.Module):
 
     References:
         ChoirRec 4.4.1 and AKT-Rec 3.2.2 cite DIN (Zhou et al., 2018, 4.3: no softmax, so that the
-        intensity of interests is kept); AKT-Rec Eq. 8; BASELINES section 1.
+        intensity of interests is kept); AKT-Rec Eq. 8; docs/baselines.md.
     """
 
     def __init__(

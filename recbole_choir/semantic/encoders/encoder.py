@@ -66,7 +66,7 @@ class Encoder:
         ConfigError: A number is out of range, or there is no such folder.
 
     References:
-        ChoirRec, section 4.2.2 (1); PAPER_GAPS C19 (truncate, then normalise).
+        ChoirRec, section 4.2.2 (1); docs/gaps.md C19 (truncate, then normalise).
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class IdEmbeddingInput:
             has two vectors, or a number is nan or inf.
 
     References:
-        ChoirRec, section 5.4 (w/o LLM Emb.); PAPER_GAPS C28.
+        ChoirRec, section 5.4 (w/o LLM Emb.); docs/gaps.md C28.
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -46,7 +46,7 @@ class InterestInput:
         diagnostics: What training did, after ``fit``.
 
     References:
-        AKT-Rec, section 3.1.1, Eq. 2; PAPER_GAPS A11.
+        AKT-Rec, section 3.1.1, Eq. 2; docs/gaps.md A11.
     """
 
     def __init__(

@@ -34,8 +34,8 @@ def interest_loss(e_hat: Tensor, e_t: Tensor, logits: Tensor, classes: Tensor) -
         [Q].
 
     References:
-        AKT-Rec, section 3.1.1, Eq. 2; PAPER_GAPS A11: cross-entropy over all categories, where the
-        paper prints that of one; weights 1:1.
+        AKT-Rec, section 3.1.1, Eq. 2; docs/gaps.md A11: cross-entropy over all categories, where
+        the paper prints that of one; weights 1:1.
     """
     loss = -F.cosine_similarity(e_hat, e_t, dim=-1)  # [Q]
     if logits.shape[-1] == 0 or classes.shape[-1] == 0:

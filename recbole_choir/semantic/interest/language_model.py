@@ -41,7 +41,7 @@ class InterestLanguageModel(nn.Module):
         n_classes: Categories C; 0 for none.
 
     References:
-        AKT-Rec, section 3.1.1; PAPER_GAPS A11 (a linear projection between the two spaces).
+        AKT-Rec, section 3.1.1; docs/gaps.md A11 (a linear projection between the two spaces).
     """
 
     def __init__(self, backbone: nn.Module, hidden: int, item_dim: int, n_classes: int) -> None:

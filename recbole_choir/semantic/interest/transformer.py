@@ -143,7 +143,7 @@ class TransformerEngine:
         show_progress: Show a progress bar.
 
     References:
-        AKT-Rec, section 3.1.1, Eq. 2; PAPER_GAPS A11.
+        AKT-Rec, section 3.1.1, Eq. 2; docs/gaps.md A11.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ def codes_report(
         backed off to, codewords in use, and share of the items that share their full code.
 
     References:
-        AKT-Rec, section 3.1.2; PAPER_GAPS A9, A18.
+        AKT-Rec, section 3.1.2; docs/gaps.md A9, A18.
     """
     codes, inputs = {"users": users.fit}, {"users": users.report}
     out: dict[str, Any] = {"codes": codes, "inputs": inputs}

@@ -26,7 +26,7 @@ from recbole_choir.semantic.table.writer import read_manifest
 from recbole_choir.settings.recipe import Recipe, load_recipe
 from recbole_choir.table_format import CODE_PREFIX, GROUP_ID, ITEM_ID, SNAPSHOT, USER_ID
 
-#: Share of users that count as low-activity, by number of purchases (PAPER_GAPS C20).
+#: Share of users that count as low-activity, by number of purchases (docs/gaps.md C20).
 LOW_ACTIVITY_SHARE: Final = 0.55
 
 Floats = NDArray[np.float64]

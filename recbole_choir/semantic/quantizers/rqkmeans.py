@@ -82,7 +82,7 @@ class RQKMeans:
         ConfigError: A number is out of range, or ``n_clusters`` has not one entry per level.
 
     References:
-        ChoirRec, section 4.2.2 (2), Eq. 2-3; PAPER_GAPS C13 (how K grows with the users), C14
+        ChoirRec, section 4.2.2 (2), Eq. 2-3; docs/gaps.md C13 (how K grows with the users), C14
         (the model's own codebook embeddings are not started from these).
     """
 

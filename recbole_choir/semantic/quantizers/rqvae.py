@@ -73,7 +73,7 @@ class RQVAE:
         n_levels: Levels M; the paper uses 3.
         n_clusters: Codewords K at each level: one number for all, or one per level.
         seed: Seed of every random choice.
-        latent: Width of the latent. Default 32 (PAPER_GAPS A10).
+        latent: Width of the latent. Default 32 (docs/gaps.md A10).
         hidden: Hidden widths of the encoder; the decoder mirrors them.
         beta: Weight of the commitment loss. Default 0.25.
         epochs: Epochs with the quantiser at most. An epoch has 20 to 50 steps: of small data it is
@@ -102,7 +102,7 @@ class RQVAE:
         ConfigError: A number is out of range, or ``n_clusters`` has not one entry per level.
 
     References:
-        AKT-Rec, section 3.1.2, Eq. 3; PAPER_GAPS A9, A10.
+        AKT-Rec, section 3.1.2, Eq. 3; docs/gaps.md A9, A10.
     """
 
     def __init__(

@@ -181,8 +181,8 @@ def build(
         TableError: The table cannot be written.
 
     References:
-        ChoirRec, sections 4.2 and 4.3; PAPER_GAPS C12, C13, C16 to C19. AKT-Rec, section 3.1;
-        PAPER_GAPS A9 to A12, A18.
+        ChoirRec, sections 4.2 and 4.3; docs/gaps.md C12, C13, C16 to C19. AKT-Rec, section 3.1;
+        docs/gaps.md A9 to A12, A18.
     """
     prepared = prepare_frames(interactions, users, items)
     return build_prepared(
