@@ -284,7 +284,7 @@ class ChoirRec(ChoirRecommender):
         return ChannelOutputs(fused, z_individual, z_group, alpha.distill, alpha.fusion)
 
     def forward(self, interaction: Interaction) -> torch.Tensor:
-        """Fused logit ``[B]`` of each row."""
+        """Fused logit ``[B]`` of each row, whose sigmoid is the prediction (Eq. 1)."""
         return self.channels(interaction).fused
 
     def distil(self, out: ChannelOutputs, n_buy: torch.Tensor) -> Distilled | None:
