@@ -1,4 +1,4 @@
-"""Training rows per second of this package's models beside RecBole's own DIN.
+"""Training rows per second of this package's models next to RecBole's own DIN.
 
 Synthetic tensors, so that nothing but the model and its optimiser is measured: forward, backward
 and one Adagrad step. All models run in one process, one after the other in turns, on one thread,

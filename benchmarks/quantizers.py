@@ -7,7 +7,7 @@ by behaviour, of items by behaviour, by text and aligned, and random ones, the c
 recipe akt. Seconds are processor time. For every quantiser and seed:
 
 - ``lost``: share of the variance that the codes lose,
-- ``cosine``: mean cosine of two vectors that share their full code, beside that of any two.
+- ``cosine``: mean cosine of two vectors that share their full code, next to that of any two.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 Made-up purchases: users of 40 tastes, 50 purchases each on average, items by a power law, one item
 to five users. Each step is measured once, in processor time of one thread
-(``OMP_NUM_THREADS=1``). What training costs beside Base is in benchmarks/model_speed.py.
+(``OMP_NUM_THREADS=1``). What training costs next to Base is in benchmarks/model_speed.py.
 """
 
 from __future__ import annotations

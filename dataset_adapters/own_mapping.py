@@ -125,7 +125,7 @@ class OwnMapping:
         negatives: Options of the draws, or None where the labels are in the files.
         separator: Of CSV files.
         encoding: Of CSV files.
-        missing: Texts that stand for a missing value, beside the empty one.
+        missing: Texts that stand for a missing value, next to the empty one.
     """
 
     folder: str | None

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry of ``run_recbole_choir.py`` and of the console script ``recbole-choir``.
 
     Returns:
-        0 on success, 2 when the user has something to mend (one line on standard error).
+        0 on success, 2 when the user has something to put right (one line on standard error).
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:

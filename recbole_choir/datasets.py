@@ -19,7 +19,7 @@ DEFAULT_DATA_PATH = "dataset"
 
 
 def _adapters() -> Any:
-    # By name, because in a checkout the folder lies beside the package and is joined at run time.
+    # By name, because in a checkout the folder lies next to the package and is joined at run time.
     return importlib.import_module("recbole_choir.dataset_adapters")
 
 

@@ -1,4 +1,4 @@
-"""The house's rules that can be read off the source: who imports whom, and what YAML files hold."""
+"""Rules that can be read off the source: what imports what, and what YAML files hold."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class ProfileSettings(BaseModel):
             cost.
         currency: Of the prices.
         batch_size: Prompts per call of an engine that takes lists; a killed run loses one call.
-        store: SQLite file of the profiles; null puts it beside the tables.
+        store: SQLite file of the profiles; null puts it next to the tables.
         lease_seconds: A process of another machine that has been silent for so long is dead, and
             what it was asking for is asked again. One of this machine is found dead at once.
     """

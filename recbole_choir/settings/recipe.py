@@ -215,7 +215,7 @@ class Recipe(BaseModel):
             all of them.
         snapshot_times: Explicit times in epoch seconds instead.
         codebooks: ``once`` fits the codebooks on the first snapshot, so that ids keep their
-            meaning; ``per_snapshot`` fits them anew (for studies).
+            meaning; ``per_snapshot`` fits them again (for studies).
         windows_days: Recent and medium window of a profile, in days; what is older is the long one.
         top_categories: Categories K_cat in a group's sequence.
         sequence_length: Items in a group's sequence.

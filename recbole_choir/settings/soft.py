@@ -30,7 +30,7 @@ class SoftRecipe(BaseModel):
         n_prototypes: K; fewer where there are fewer than two active users to a prototype.
         temperature: Memberships are the softmax of cosines divided by it.
         min_purchases: Purchases that make a user active: only active users are neighbours, and
-            prototypes are fitted on them. Of factors, those whom users without purchases resemble.
+            prototypes are fitted on them. Of factors, those that users without purchases are like.
         cold: For users that no space knows: ``attributes``: similar by their attributes;
             ``profile``: by the embedding of a profile that holds their attributes alone; ``none``.
         control: ``permuted``: every user gets another's weights; ``random``: similarity of random

@@ -345,7 +345,7 @@ class Encoder:
 
 
 def _kind(given: _Input) -> tuple[bool, bool]:
-    """Whether there is a picture, and whether there is a text beside it."""
+    """Whether there is a picture, and whether there is a text next to it."""
     return bool(given.digest), bool(given.text.strip())
 
 

@@ -39,7 +39,7 @@ class Grouping:
 
     Args:
         codes: int32 [S, n_users, M]; -1 where a user has none.
-        quantizer: The codebooks; those of the last snapshot if they are fitted anew each time.
+        quantizer: The codebooks; those of the last snapshot if they are fitted again each time.
         n_clusters: Codewords at each level.
         fitted_on: Distinct vectors that the first codebooks were fitted on.
         embeddings: float32 [n_users, d] at the last snapshot; zeros where there is none.

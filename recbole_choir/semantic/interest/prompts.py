@@ -102,7 +102,7 @@ class Prompts:
         events: int32, tokens of the events of the pool, one after the other.
         event_at: int64 [E + 1], where each event's begin.
         tail: int32, tokens after the events; the last one is the interest token.
-        has_attributes: bool [U], users of whom the head says something.
+        has_attributes: bool [U], users about which the head says something.
     """
 
     heads: NDArray[np.int32]

@@ -70,7 +70,7 @@ def write_stored(path: Path, key: str, stored: Stored) -> None:
 def read_stored(path: Path, key: str, shapes: Mapping[str, tuple[int, ...]]) -> Stored | None:
     """Read a file back; None where there is none, or it is damaged or something else's.
 
-    What cannot be used is logged and made anew by the caller: a cache must not stop a run.
+    What cannot be used is logged and made again by the caller: a cache must not stop a run.
 
     Args:
         path: The file.
@@ -83,14 +83,14 @@ def read_stored(path: Path, key: str, shapes: Mapping[str, tuple[int, ...]]) -> 
         arrays, header = read_tensors(path, _KIND, _VERSION, "the weights")
         values = json.loads(header.get("values", ""))
     except (TableError, ValueError) as error:
-        logger.warning("%s; made anew", error)
+        logger.warning("%s; made again", error)
         return None
     if header.get("key") != key:
-        logger.warning("%s: made from other inputs, %s: made anew", path, header.get("key"))
+        logger.warning("%s: made from other inputs, %s: made again", path, header.get("key"))
         return None
     wrong = [n for n, shape in shapes.items() if n not in arrays or arrays[n].shape != shape]
     if wrong:
-        logger.warning("%s: %s is missing or of another shape: made anew", path, wrong[0])
+        logger.warning("%s: %s is missing or of another shape: made again", path, wrong[0])
         return None
     return Stored({name: torch.from_numpy(one) for name, one in arrays.items()}, values)
 

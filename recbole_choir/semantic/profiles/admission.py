@@ -87,7 +87,7 @@ class Ledger:
         return n
 
     def show(self, requests: int, tokens: int) -> None:
-        """Put the figures beside the bar; tqdm itself decides when to draw."""
+        """Put the figures next to the bar; tqdm itself decides when to draw."""
         self.outcome.requests = requests
         self._bar.set_postfix_str(
             f"failed {self.outcome.failed}, {requests} requests, {_short(tokens)} tokens",

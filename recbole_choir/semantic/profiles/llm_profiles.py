@@ -249,7 +249,7 @@ def profile_writer(
     Args:
         recipe: Its input and profile engine.
         out: Folder of the table.
-        cache_dir: Folder of the store; ``.profiles`` beside the table if None.
+        cache_dir: Folder of the store; ``.profiles`` next to the table if None.
         progress: Show progress bars.
     """
     if recipe.input not in PROFILE_INPUTS or recipe.profile_engine == TEMPLATE:
@@ -259,7 +259,7 @@ def profile_writer(
 
 
 def store_path(settings: ProfileSettings, out: Path, cache_dir: Path | None = None) -> Path:
-    """Where the profiles for what is written to ``out`` are kept: ``.profiles`` beside it.
+    """Where the profiles for what is written to ``out`` are kept: ``.profiles`` next to it.
 
     Args:
         settings: ``store`` names another file.

@@ -33,7 +33,7 @@ def write_profile_file(
         frames: In canonical form.
         recipe: Its ``profile_engine`` and ``profile``; the rest does not matter here.
         out: JSON lines ``time``, ``user_id``, ``text``; written whole at the end. The store lies
-            in ``.profiles`` beside it, where tables in the same folder look for it as well.
+            in ``.profiles`` next to it, where tables in the same folder look for it as well.
         snapshots: At each of the recipe's snapshots instead of once after all events.
         dry_run: Ask nothing; return the estimate.
         show: With ``dry_run``, prompts to return as well, of the first users.

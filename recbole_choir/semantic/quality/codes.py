@@ -79,7 +79,7 @@ def codes_table(report: Mapping[str, Any]) -> str:
             lines.append(
                 f"{side}: {fit['epochs']} epochs, the best {fit['best_epoch']}, "
                 f"{fit['held_out']:,} vectors held out, "
-                f"{fit['dead_codes_reset']} dead codewords set anew"
+                f"{fit['dead_codes_reset']} dead codewords set again"
             )
     for side, figures in report["inputs"].items():
         lines += [f"{side}' input: {name} {value}" for name, value in _figures(figures or {})]

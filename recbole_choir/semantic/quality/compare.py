@@ -180,7 +180,7 @@ _NOTES: Final = (
     "{quarter_population} of all purchases. *stability*: adjusted Rand index of two seeds of the "
     "grouping. *low-high agreement*: cosine between what the less active {low:.0%} and the other "
     "members of a group like more than everybody, 0 for random groups. *lift GAUC*: how well the "
-    "group's category lift alone ranks what comes after a snapshot, beside the same groups with "
+    "group's category lift alone ranks what comes after a snapshot, next to the same groups with "
     "permuted members; level 1: the least active fifth. Figures are means over {seeds} seeds, of "
     "the last snapshot; lift and stability are of all snapshots.\n"
 )

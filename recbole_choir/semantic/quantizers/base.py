@@ -140,7 +140,7 @@ def fit_quantizer(
         try:
             found = RQVAE.load(path)
         except TableError as error:
-            logger.warning("%s: fitted anew", error)
+            logger.warning("%s: fitted again", error)
         else:
             logger.info("rqvae: fitted before on the same %d vectors, reused", len(points))
             return found

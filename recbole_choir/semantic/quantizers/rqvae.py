@@ -402,7 +402,7 @@ def _check_shapes(
 ) -> None:
     if sorted(tensors) != sorted(shapes):
         raise TableError(
-            f"{path}: expected {sorted([*shapes, *codebooks])}, got {sorted(tensors)} beside the "
+            f"{path}: expected {sorted([*shapes, *codebooks])}, got {sorted(tensors)} next to the "
             "codebooks: not fully fitted"
         )
     for name, shape in shapes.items():

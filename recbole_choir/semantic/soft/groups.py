@@ -69,7 +69,7 @@ def profile_vectors(frames: Frames, source: GroupingInput) -> Float32:
         source: Writes and embeds profiles.
 
     Returns:
-        float32 [n, d] unit rows, zeros for users of whom nothing can be said.
+        float32 [n, d] unit rows, zeros for users about which nothing is known.
     """
     nothing = Frames(frames.interactions.iloc[:0], frames.users, frames.items)
     x, known = aligned_vectors(source.fit(nothing), nothing)

@@ -67,7 +67,7 @@ def assign(
         items: Items, as given to ``build``.
         time: Use the events strictly before this moment (epoch seconds); all by default.
         cache_dir: Where embeddings and a language model's profiles are kept; ``.embeddings`` and
-            ``.profiles`` beside the table by default. New users cost a profile each.
+            ``.profiles`` next to the table by default. New users cost a profile each.
         device: Device of the text encoder.
 
     Returns:
@@ -75,7 +75,7 @@ def assign(
         nothing to go by, and None where no prefix of the codes has a group.
 
     Raises:
-        TableError: The table is damaged, or its codebooks were fitted anew at each snapshot.
+        TableError: The table is damaged, or its codebooks were fitted again at each snapshot.
         DataError: A frame is wrong.
     """
     folder = Path(table)
@@ -135,7 +135,7 @@ def assign_items(
             was built from, for inputs that are fitted.
         users: Users, as given to ``build``.
         time: Use the events strictly before this moment (epoch seconds); all by default.
-        cache_dir: Where vectors are kept; ``.embeddings`` beside the table by default.
+        cache_dir: Where vectors are kept; ``.embeddings`` next to the table by default.
         device: Device of the encoder.
 
     Returns:
@@ -143,7 +143,7 @@ def assign_items(
         nothing to go by, and None where no prefix of the codes has a cluster.
 
     Raises:
-        TableError: The table is damaged, has no items, or its codebooks were fitted anew at each
+        TableError: The table is damaged, has no items, or its codebooks were fitted again at each
             snapshot.
         DataError: A frame is wrong.
     """

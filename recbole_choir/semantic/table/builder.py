@@ -166,7 +166,7 @@ def build(
         out_dir: Folder of the table. An older table there is replaced.
         cache_dir: Where embeddings, item vectors, trained weights and a language model's profiles
             are kept between runs, so that an interrupted run resumes; ``.embeddings`` and
-            ``.profiles`` beside ``out_dir`` by default.
+            ``.profiles`` next to ``out_dir`` by default.
         device: Device of the encoders and of what is trained; their own choice by default, the
             CPU for an RQ-VAE.
         show_progress: Show progress bars.

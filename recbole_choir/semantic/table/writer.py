@@ -136,7 +136,7 @@ class TableContent:
 
 
 def write_table(content: TableContent, out_dir: str | Path) -> Path:
-    """Write a table into a temporary folder beside ``out_dir`` and rename it when it is whole.
+    """Write a table into a temporary folder next to ``out_dir`` and rename it when it is whole.
 
     A table that stands there already is replaced. A run that is killed leaves the old state, and
     the next one clears what it had begun.
@@ -323,7 +323,7 @@ def _beside(out: Path, state: str) -> Path:
 
 
 def _sweep(out: Path) -> None:
-    """Clear what killed runs on this machine left beside the table."""
+    """Clear what killed runs on this machine left next to the table."""
     for state in ("replaced", "writing"):
         for left in sorted(out.parent.glob(f".{out.name}.{state}-{socket.gethostname()}-*")):
             pid = left.name.rsplit("-", 1)[1]

@@ -321,7 +321,7 @@ class TestSameInSameOut:
         kept[0].write_bytes(bytes(damaged))
         assert items_of(built(tmp_path / "b", top_categories=9)) == first
         assert len(fake.transforms) == n + 1
-        assert "made anew" in caplog.text
+        assert "made again" in caplog.text
 
     def test_frames_are_prepared_once(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -525,7 +525,7 @@ class TestQuantizer:
                     fit_quantizer(other, y, tmp_path)
         files[0].write_bytes(files[0].read_bytes()[:-9])
         repaired = fit_quantizer(small(), x, tmp_path)
-        assert "fitted anew" in caplog.text
+        assert "fitted again" in caplog.text
         assert digest(repaired, x) == digest(first, x)  # type: ignore[arg-type]
         assert digest(RQVAE.load(files[0]), x) == digest(first, x)  # type: ignore[arg-type]
         # k-means costs seconds and is not kept

@@ -35,7 +35,7 @@ TEXT = {**BEHAVIOUR, "input": "text"}
 
 
 def make_frames(n_users: int = 40, n_events: int = 500) -> tuple[Frame, Frame, Frame]:
-    """Users of two tastes, some of whom come late or never."""
+    """Users of two tastes; some come late or never."""
     rng = np.random.default_rng(0)
     user = rng.integers(0, n_users - 2, n_events)  # the last two never come
     item = rng.integers(0, 12, n_events) + 12 * (user % 2)
@@ -221,7 +221,7 @@ class TestContent:
         assert read_manifest(nothing)["user_attributes"] == {}
 
     def test_inputs_get_equally_many_codewords(self, tmp_path: Path) -> None:
-        # 40 users, two of whom behaviour cannot place: (40 / 20)^(1 / 1) = 2
+        # 40 users, two of which behaviour cannot place: (40 / 20)^(1 / 1) = 2
         for name in ("behaviour", "random"):
             recipe = {**BEHAVIOUR, "input": name, "n_clusters": None, "n_levels": 1}
             out = built(tmp_path / name, recipe=recipe)
