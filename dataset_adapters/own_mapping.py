@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from recbole_choir.errors import DataError, nearest
 
@@ -166,10 +166,6 @@ class OwnMapping:
         return out
 
 
-#: Fields that every dataset of one's own has.
-_TAKEN: Final = ("user_id", "item_id", "label", "timestamp")
-
-
 def read_mapping(content: Any) -> OwnMapping:
     """Read the value of the key ``own_data``.
 
@@ -255,13 +251,8 @@ def _no_leak(read: Interactions, where: str) -> None:
     for column in read.contexts:
         if column.column in never:
             raise DataError(
-                f"{where}: column '{column.column}' is {never[column.column]} and cannot be context "
-                "or query as well: models would read it"
-            )
-        if column.field in _TAKEN:
-            raise DataError(
-                f"{where}: field '{column.field}' is taken; rename it: "
-                f"{{column: {column.column}, as: other}}"
+                f"{where}: column '{column.column}' is {never[column.column]} and cannot be "
+                "context or query as well: models would read it"
             )
 
 
@@ -314,11 +305,6 @@ def _side(content: Any, name: str) -> Side | None:
             raise DataError(
                 f"{where}: column '{own}' is the id and cannot be an attribute as well: an id says "
                 "nothing of ids that training has not seen"
-            )
-        if column.field in _TAKEN:
-            raise DataError(
-                f"{where}: field '{column.field}' is taken; rename it: "
-                f"{{column: {column.column}, as: other}}"
             )
     return Side(
         files=_files(section, where),

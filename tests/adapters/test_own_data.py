@@ -276,13 +276,13 @@ def test_bad_rows_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
         ({"interactions": {"context": ["sku"]}}, r"column 'sku' is the item and cannot be"),
         (
             {"interactions": {"context": [{"column": "device", "as": "label"}]}},
-            r"field 'label' is taken; rename it: \{column: device, as: other\}",
+            r"field 'label' cannot be used .*; rename it: \{column: device, as: other\}",
         ),
         ({"users": {"attributes": ["id"]}}, r"users: column 'id' is the id and cannot be"),
         ({"items": {"category": "sku"}}, r"items: column 'sku' is the id and cannot be"),
         (
             {"users": {"attributes": [{"column": "age", "as": "timestamp"}]}},
-            r"users: field 'timestamp' is taken",
+            r"users.attributes: field 'timestamp' cannot be used",
         ),
         ({"interaction": {}}, r"own_data: no key 'interaction' \(did you mean 'interactions'\?\)"),
         (
@@ -398,6 +398,7 @@ def test_wrong_mappings_are_named(changes: dict[str, Any], message: str) -> None
             {
                 "interactions": {
                     "label": None,
+                    "context": [],
                     "action": {"column": "device", "positive": "fone", "negative": "x"},
                 }
             },
