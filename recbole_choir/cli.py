@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
 from typing import Final
 
+from recbole_choir import record
 from recbole_choir.datasets import known_datasets
 from recbole_choir.errors import ChoirError
 from recbole_choir.settings.catalogue import known_models
@@ -34,6 +37,7 @@ usage: run_recbole_choir.py --model=MODEL [--dataset=DATASET]
                            into dictionaries: --semantic.input=behaviour
   --nproc=2                train and evaluate in two processes
   --list                   list the models and datasets that are known
+  --debug                  show the traceback of a bug
   --help                   this text
 """
 
@@ -67,6 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 on success, 2 when the user has something to put right (one line on standard error).
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    if "--debug" in argv:
+        argv.remove("--debug")
+    elif sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _tell_a_bug
     try:
         if argv and argv[0] in COMMANDS:
             return COMMANDS[argv[0]](argv[1:])
@@ -89,7 +97,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ChoirError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
     return 0
+
+
+def _tell_a_bug(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """One line in place of a traceback, which only --debug shows."""
+    if not issubclass(kind, Exception):
+        sys.__excepthook__(kind, error, trace)
+        return
+    last = trace
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    place = ""
+    if last is not None:
+        place = f" at {Path(last.tb_frame.f_code.co_filename).name}:{last.tb_lineno}"
+    versions = ", ".join(f"{n} {v}" for n, v in record.versions().items() if v)
+    text = " ".join(str(error).split())
+    print(
+        f"a bug of recbole-choir, please report it: {kind.__name__}: {text}{place} ({versions}); "
+        "--debug shows the traceback",
+        file=sys.stderr,
+    )
 
 
 def _print_known() -> None:

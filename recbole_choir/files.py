@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from filelock import FileLock, Timeout
 
 from recbole_choir.errors import ConfigError
 
 logger = logging.getLogger("recbole_choir")
+
+#: Room that a run wants at least for its record and checkpoint.
+LEAST_ROOM: Final = 32 << 20
 
 
 @contextmanager
@@ -48,6 +54,30 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
     """Write a text (UTF-8) or bytes as a whole file."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def probe_folder(key: str, folder: str | Path) -> None:
+    """Find out now, and not after hours of training, whether a folder can be written to.
+
+    Args:
+        key: The setting that names it, for the message.
+        folder: Made where it is missing.
+
+    Raises:
+        ConfigError: It cannot be made or written, or there is next to no room.
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(b"0" * 4096)
+        free = shutil.disk_usage(path).free
+    except OSError as error:
+        raise ConfigError(f"{key}: {path} cannot be written: {error.strerror or error}") from None
+    if free < LEAST_ROOM:
+        raise ConfigError(
+            f"{key}: {path}: expected {LEAST_ROOM >> 20} MiB of room, got {free >> 20}"
+        )
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from recbole_choir.datasets import ensure_atomic_files
 from recbole_choir.errors import Pruned
 from recbole_choir.evaluator import Segments
 from recbole_choir.evaluator.norms import norms_by_activity
+from recbole_choir.files import probe_folder
 from recbole_choir.integration import (
     ChoirConfig,
     create_dataset,
@@ -79,6 +80,8 @@ def run(
         "cli": dict(cli or {}),
     }
     config = ChoirConfig(**arguments)
+    for key in ("record_dir", "checkpoint_dir", "semantic_dir"):
+        probe_folder(key, config[key])
     nproc = int(config["nproc"])
     if nproc <= 1:
         return _run(config, callback_fn)

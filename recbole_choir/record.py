@@ -44,8 +44,11 @@ def config_hash(config: dict[str, Any]) -> str:
 
 
 def file_name(name: str) -> str:
-    """A run's name as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_")
+    """A run's name as part of a file name: at most 100 characters, a longer one with its digest."""
+    short = re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_")
+    if len(short) <= 100:
+        return short
+    return f"{short[:91]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def without_machine(config: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import pytest
 from filelock import FileLock
 
 from recbole_choir import files as one_at_a_time
+from recbole_choir.errors import ConfigError
 from recbole_choir.semantic.encoders import encoder as encode
 from recbole_choir.semantic.encoders.encoder import Encoder
 
@@ -123,3 +124,16 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     with one_at_a_time.whole_file(path, durable=True) as temporary:
         temporary.write_bytes(b"new")
     assert path.read_text() == "new"
+
+
+def test_a_folder_is_probed_before_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_at_a_time.probe_folder("record_dir", tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"^record_dir: .*file cannot be written: File exists"):
+        one_at_a_time.probe_folder("record_dir", tmp_path / "file")
+    monkeypatch.setattr(one_at_a_time, "LEAST_ROOM", 1 << 60)
+    with pytest.raises(ConfigError, match=r"expected 1099511627776 MiB of room, got \d+"):
+        one_at_a_time.probe_folder("record_dir", tmp_path)

@@ -300,3 +300,26 @@ def test_bad_study_files_are_one_line(tmp_path: Path, text: str, message: str) -
         check_cells(Study.load(file).plan)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_bug_is_one_line_and_debug_shows_its_traceback(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom recbole_choir import cli\n"
+        "def broken(*a, **k):\n    raise KeyError('deep')\n"
+        "cli.check = broken\nraise SystemExit(cli.main(sys.argv[1:]))\n"
+    )
+    path = str(Path(recbole_choir.__file__).parents[1])
+    for debug in ([], ["--debug"]):
+        done = subprocess.run(
+            [sys.executable, "-c", program, "--model=Base", *debug],
+            capture_output=True,
+            text=True,
+            env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"},
+        )
+        assert done.returncode == 1
+        assert ("Traceback" in done.stderr) is bool(debug)
+        assert "KeyError: 'deep'" in done.stderr
+        if not debug:
+            assert len(done.stderr.splitlines()) == 1
+            assert "please report it" in done.stderr
+            assert "--debug shows the traceback" in done.stderr
