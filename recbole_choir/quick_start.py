@@ -80,7 +80,7 @@ def run(
         "cli": dict(cli or {}),
     }
     config = ChoirConfig(**arguments)
-    for key in ("record_dir", "checkpoint_dir", "semantic_dir"):
+    for key in ("record_dir", "checkpoint_dir"):
         probe_folder(key, config[key])
     nproc = int(config["nproc"])
     if nproc <= 1:
