@@ -33,8 +33,8 @@ from recbole_choir.semantic.frames.frames import Frames
 from recbole_choir.semantic.frames.snapshots import snapshot_times
 from recbole_choir.semantic.inputs import make_input
 from recbole_choir.semantic.items import make_item_input
+from recbole_choir.semantic.quantizers.base import Quantizer
 from recbole_choir.semantic.quantizers.points import as_points, distinct_points
-from recbole_choir.semantic.quantizers.quantizer import Quantizer
 
 RECORD = Path(__file__).parent / "records" / "quantizers.json"
 CACHE = Path("saved") / "semantic" / ".embeddings"

@@ -17,9 +17,13 @@ from recbole_choir.prefix_groups import prefix_ids
 from recbole_choir.semantic.frames.frames import ITEM_ID, Frames
 from recbole_choir.semantic.groups.priors import choose_levels, group_names
 from recbole_choir.semantic.items.source import ItemSource
-from recbole_choir.semantic.quantizers.base import fit_quantizer, make_quantizer, quantizer_report
+from recbole_choir.semantic.quantizers.base import Quantizer
+from recbole_choir.semantic.quantizers.fitting import (
+    fit_quantizer,
+    make_quantizer,
+    quantizer_report,
+)
 from recbole_choir.semantic.quantizers.points import DistinctVectors, as_points, distinct_points
-from recbole_choir.semantic.quantizers.quantizer import Quantizer
 from recbole_choir.settings.recipe import ItemRecipe, Recipe
 from recbole_choir.table_format import GROUP_ID, NO_CODE, SNAPSHOT, VECTOR, code_column
 
@@ -38,7 +42,7 @@ class ItemGrouping:
         vectors: float32 [V, d], each different one once.
         quantizer: The codebooks; those of the last snapshot if they are fitted again each time.
         n_clusters: Codewords at each level.
-        fit: How well the first codebooks fit, of :func:`~.quantizer.quantizer_report`.
+        fit: How well the first codebooks fit, of :func:`~.fitting.quantizer_report`.
         report: What the item input says of its fit; None where it says nothing.
     """
 

@@ -18,8 +18,12 @@ from recbole_choir.semantic.encoders.encoder import Encoder
 from recbole_choir.semantic.frames.frames import Frames
 from recbole_choir.semantic.inputs import GroupingInput, make_input
 from recbole_choir.semantic.items.source import ItemSource, report_of
-from recbole_choir.semantic.quantizers.base import fit_quantizer, make_quantizer, quantizer_report
-from recbole_choir.semantic.quantizers.quantizer import Quantizer
+from recbole_choir.semantic.quantizers.base import Quantizer
+from recbole_choir.semantic.quantizers.fitting import (
+    fit_quantizer,
+    make_quantizer,
+    quantizer_report,
+)
 from recbole_choir.settings.recipe import Recipe
 from recbole_choir.table_format import NO_CODE, SNAPSHOT, USER_ID
 
@@ -41,7 +45,7 @@ class Grouping:
         embeddings: float32 [n_users, d] at the last snapshot; zeros where there is none.
         profiles: ``snapshot``, ``user_id``, ``text`` of the profiles that are new at a snapshot;
             None for inputs without text.
-        fit: How well the first codebooks fit, of :func:`~.quantizer.quantizer_report`.
+        fit: How well the first codebooks fit, of :func:`~.fitting.quantizer_report`.
         report: What the input says of its fit; None where it says nothing.
     """
 

@@ -33,7 +33,7 @@ def codes_report(
 
     Returns:
         Plain values. ``codes``: for users and items, how well the codebooks stand for the vectors
-        they were fitted on (:func:`~.quantizer.quantizer_report`). ``inputs``: what an input says
+        they were fitted on (:func:`~.fitting.quantizer_report`). ``inputs``: what an input says
         of its own fit, e.g. the hit rates of the alignment before and after. ``items``: for each
         snapshot, items with a cluster, clusters, histogram of their sizes, items by the level
         backed off to, codewords in use, and share of the items that share their full code.

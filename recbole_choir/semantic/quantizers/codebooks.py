@@ -1,4 +1,4 @@
-"""Codebooks of several levels: their sizes, codes by them, and their form in a file."""
+"""Codebooks of several levels: their sizes, how well they fit, and their form in a file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recbole_choir.errors import ConfigError, DataError, TableError
-from recbole_choir.semantic.quantizers.kmeans import nearest_centroid
+from recbole_choir.errors import ConfigError, TableError
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
@@ -34,46 +33,6 @@ def codebook_sizes(n_levels: int, n_clusters: int | Sequence[int]) -> list[int]:
     if min(sizes) < 1:
         raise ConfigError(f"n_clusters: expected numbers >= 1, got {sizes}")
     return sizes
-
-
-def check_on_few_points(value: str) -> None:
-    """Refuse what is neither ``shrink`` nor ``raise``."""
-    if value not in ("shrink", "raise"):
-        raise ConfigError(f"on_few_points: expected 'shrink' or 'raise', got {value!r}")
-
-
-def greedy_codes(points: Float32, codebooks: Sequence[Float32]) -> Int32:
-    """Codes of points [n, D] by Eq. 2-3, level after level: int32 [n, M]."""
-    codes = np.empty((len(points), len(codebooks)), dtype=np.int32)
-    residual = points
-    for level, codebook in enumerate(codebooks):
-        codes[:, level] = nearest_centroid(residual, codebook)  # Eq. 2
-        residual = residual - codebook[codes[:, level]]  # Eq. 3
-    return codes
-
-
-def sum_of_codewords(codes: NDArray[Any], codebooks: Sequence[Float32]) -> Float32:
-    """Sum of the codewords [n, D] of codes [n, m], m at most the number of levels.
-
-    Raises:
-        DataError: A code is out of range, or there are too many levels.
-    """
-    codes = np.asarray(codes)
-    n_levels = len(codebooks)
-    if codes.ndim != 2 or codes.shape[1] > n_levels or codes.dtype.kind not in "iu":
-        raise DataError(
-            f"codes: expected integers [n, <= {n_levels}], got {codes.dtype} {codes.shape}"
-        )
-    out = np.zeros((len(codes), codebooks[0].shape[1]), dtype=np.float32)
-    for level in range(codes.shape[1]):
-        column, k = codes[:, level], len(codebooks[level])
-        if len(column) and not (column.min() >= 0 and column.max() < k):
-            raise DataError(
-                f"codes of level {level + 1}: expected 0..{k - 1}, "
-                f"got {column.min()}..{column.max()}"
-            )
-        out += codebooks[level][column]
-    return out
 
 
 def mean_squared_distance(x: Float32, y: Float32) -> float:

@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recbole_choir.errors import ConfigError, DataError, TableError
+from recbole_choir.semantic.quantizers.base import Quantizer
 from recbole_choir.semantic.quantizers.codebooks import (
-    check_on_few_points,
     checked_codebooks,
     codebook_name,
-    codebook_sizes,
 )
 from recbole_choir.semantic.quantizers.kmeans import fit_kmeans, nearest_centroid
 from recbole_choir.semantic.quantizers.points import (
@@ -25,13 +24,11 @@ from recbole_choir.semantic.quantizers.points import (
     first_distinct,
     points_of_width,
 )
-from recbole_choir.semantic.quantizers.quantizer import Quantizer
 from recbole_choir.semantic.storage.tensor_file import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 
 Float32 = NDArray[np.float32]
-Int32 = NDArray[np.int32]
 
 _FORMAT: Final = "recbole_choir.RQKMeans"
 _VERSION: Final = 1
@@ -94,17 +91,11 @@ class RQKMeans(Quantizer):
         n_init: int | None = None,
         on_few_points: Literal["shrink", "raise"] = "shrink",
     ) -> None:
-        sizes = codebook_sizes(n_levels, n_clusters)
+        super().__init__(n_levels, n_clusters, seed, on_few_points)
         if n_iter < 1 or (n_init is not None and n_init < 1):
             raise ConfigError(f"n_iter, n_init: expected numbers >= 1, got {n_iter}, {n_init}")
-        check_on_few_points(on_few_points)
-        self.n_levels = n_levels
-        self.n_clusters = sizes
-        self.seed = int(seed)
         self.n_iter = n_iter
         self.n_init = n_init
-        self.on_few_points = on_few_points
-        self.codebooks: list[Float32] = []
 
     def fit(self, x: NDArray[Any]) -> RQKMeans:
         """Fit the codebooks.
@@ -123,13 +114,13 @@ class RQKMeans(Quantizer):
         if len(rows) == 0:
             raise DataError(f"need >= {self.n_clusters[0]} points to fit the codebook, got 0")
         rng = np.random.default_rng(self.seed)
-        residual = rows[rng.permutation(len(rows))]  # k-means reads slices of random rows
-        codebooks = []
-        for level, k in enumerate(self.n_clusters):
-            codebook, codes = self._fit_level(residual, level, k, rng)
-            residual -= codebook[codes]  # Eq. 3
-            codebooks.append(codebook)
-        self.codebooks = codebooks  # only now: a failed fit leaves no half of it
+        shuffled = rows[rng.permutation(len(rows))]  # k-means reads slices of random rows
+
+        def fit_level(level: int, residual: Float32) -> tuple[Float32, NDArray[np.int64]]:
+            return self._fit_level(residual, level, self.n_clusters[level], rng)
+
+        # at the end of the walk: a failed fit leaves no half of it
+        self.codebooks, _ = self._walk(shuffled, fit_level)
         return self
 
     def _fit_level(

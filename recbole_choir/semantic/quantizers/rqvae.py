@@ -12,15 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recbole_choir.errors import ConfigError, DataError, TableError
+from recbole_choir.semantic.quantizers.base import Quantizer
 from recbole_choir.semantic.quantizers.codebooks import (
-    check_on_few_points,
     checked_codebooks,
     codebook_name,
-    codebook_sizes,
     fit_figures,
 )
 from recbole_choir.semantic.quantizers.points import as_points, distinct_points, points_of_width
-from recbole_choir.semantic.quantizers.quantizer import Quantizer
 from recbole_choir.semantic.quantizers.rqkmeans import RQKMeans
 from recbole_choir.semantic.storage.tensor_file import read_tensors, write_tensors
 
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Float32 = NDArray[np.float32]
-Int32 = NDArray[np.int32]
 Layers = list[tuple[Float32, Float32]]
 
 FORMAT: Final = "recbole_choir.RQVAE"
@@ -59,10 +56,10 @@ class RQVAE(Quantizer):
         x^   = D(sum of the codewords)
         loss = mean (z - D)^2 + mean over m of |sg(r) - e|^2 + beta |r - sg(e)|^2
 
-    Network and trainer are torch-rechub's (:mod:`.rqvae_network`, :mod:`.rqvae_training`), used in
-    ``fit`` alone: codes of fitted vectors and of new ones come from the stored weights in float64,
-    on the CPU, the lowest id where two codewords are equally near. So a vector has the same code
-    wherever it was trained, whatever it came with, and in any number of threads.
+    Network and trainer are torch-rechub's (:mod:`.rqvae_training`), used in ``fit`` alone: codes of
+    fitted vectors and of new ones come from the stored weights in float64, on the CPU, the lowest
+    id where two codewords are equally near. So a vector has the same code wherever it was trained,
+    whatever it came with, and in any number of threads.
 
     Vectors that are equal count once in ``fit``. The same vectors in the same order, seed and
     library versions give the same bits on one kind of processor.
@@ -121,9 +118,7 @@ class RQVAE(Quantizer):
         device: str | None = None,
         show_progress: bool = False,
     ) -> None:
-        self.n_levels = n_levels
-        self.n_clusters = codebook_sizes(n_levels, n_clusters)
-        self.seed = int(seed)
+        super().__init__(n_levels, n_clusters, seed, on_few_points)
         self.latent = latent
         self.hidden = [int(width) for width in hidden]
         self.beta = float(beta)
@@ -132,7 +127,6 @@ class RQVAE(Quantizer):
         self.batch_size = batch_size
         self.learning_rate = float(learning_rate)
         self.patience = patience
-        self.on_few_points = on_few_points
         self.device = device
         self.show_progress = show_progress
         counts = {"latent": latent, "epochs": epochs, "batch_size": batch_size}
@@ -145,8 +139,6 @@ class RQVAE(Quantizer):
                 "rqvae: expected warm_epochs >= 0, beta >= 0 and learning_rate > 0, "
                 f"got {warm_epochs}, {self.beta}, {self.learning_rate}"
             )
-        check_on_few_points(on_few_points)
-        self.codebooks: list[Float32] = []
         self.report: dict[str, Any] = {}
         self._encoder: Layers = []
         self._decoder: Layers = []

@@ -18,7 +18,7 @@ from recbole_choir.semantic.groups.priors import group_names
 from recbole_choir.semantic.groups.users import aligned_vectors
 from recbole_choir.semantic.inputs import make_input
 from recbole_choir.semantic.profiles.llm_profiles import profile_writer
-from recbole_choir.semantic.quantizers.base import load_quantizer
+from recbole_choir.semantic.quantizers.fitting import load_quantizer
 from recbole_choir.semantic.table.builder import item_source, make_encoders
 from recbole_choir.semantic.table.writer import read_manifest
 from recbole_choir.settings.recipe import Recipe, load_recipe

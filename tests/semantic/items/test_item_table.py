@@ -36,7 +36,7 @@ from recbole_choir.semantic.items import make_item_input
 from recbole_choir.semantic.items.base import ItemVectors
 from recbole_choir.semantic.items.source import ItemSource, item_identity, report_of
 from recbole_choir.semantic.quantizers import points as distinct_vectors
-from recbole_choir.semantic.quantizers.base import load_quantizer
+from recbole_choir.semantic.quantizers.fitting import load_quantizer
 from recbole_choir.semantic.quantizers.points import DistinctVectors
 from recbole_choir.semantic.quantizers.rqvae import RQVAE
 from recbole_choir.semantic.table import builder

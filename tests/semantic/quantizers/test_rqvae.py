@@ -20,7 +20,7 @@ from torch_rechub.models.generative.rqvae import ResidualVectorQuantizer
 
 from recbole_choir.errors import ConfigError, DataError, TableError
 from recbole_choir.semantic.quantizers import rqvae_training
-from recbole_choir.semantic.quantizers.base import fit_quantizer, load_quantizer, make_quantizer
+from recbole_choir.semantic.quantizers.fitting import fit_quantizer, load_quantizer, make_quantizer
 from recbole_choir.semantic.quantizers.rqkmeans import RQKMeans
 from recbole_choir.semantic.quantizers.rqvae import RQVAE
 from recbole_choir.semantic.quantizers.rqvae_training import (

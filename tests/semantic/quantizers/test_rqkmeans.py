@@ -18,7 +18,7 @@ from hypothesis.extra.numpy import arrays
 from safetensors.numpy import load_file, save_file
 
 from recbole_choir.errors import ConfigError, DataError, TableError
-from recbole_choir.semantic.quantizers import rqkmeans as quantize
+from recbole_choir.semantic.quantizers import rqkmeans
 from recbole_choir.semantic.quantizers.kmeans import fit_kmeans, nearest_centroid
 from recbole_choir.semantic.quantizers.rqkmeans import RQKMeans
 
@@ -141,7 +141,7 @@ class TestReproducible:
     def test_same_bits_in_another_process_with_other_threads(self) -> None:
         program = (
             "import sys, faiss; sys.path.insert(0, sys.argv[1])\n"
-            "from test_quantize import RQKMeans, digest, mixture\n"
+            "from test_rqkmeans import RQKMeans, digest, mixture\n"
             "x = mixture(1500, 24)\n"
             "for threads in (1, 2, 4):\n"
             "    faiss.omp_set_num_threads(threads)\n"
@@ -165,7 +165,7 @@ class TestReproducible:
 class TestFewPoints:
     def test_fewer_distinct_points_than_k_lower_k(self, caplog: pytest.LogCaptureFixture) -> None:
         x = np.repeat(np.array([[0.0, 1], [2, 3], [4, 5]]), 10, axis=0)
-        with caplog.at_level(logging.INFO, logger=quantize.__name__):
+        with caplog.at_level(logging.INFO, logger=rqkmeans.__name__):
             quantizer = RQKMeans(2, 5).fit(x)
         assert sorted(quantizer.codebooks[0].tolist()) == [[0, 1], [2, 3], [4, 5]]
         assert quantizer.codebooks[1].tolist() == [[0, 0]]  # nothing is left for level 2
