@@ -27,13 +27,13 @@ from recbole_choir.data.statistics import Events
 from recbole_choir.data.table.soft_groups import SoftGroups
 from recbole_choir.integration import parse_cli
 from recbole_choir.record import versions
-from recbole_choir.semantic.soft.prototypes import (
+from recbole_choir.semantic.soft.spaces import BehaviourSpace
+from recbole_choir.semantic.soft.weights import (
     coordinates,
     memberships,
     nearest_weights,
     prototype_vectors,
 )
-from recbole_choir.semantic.soft.spaces import BehaviourSpace
 from recbole_choir.settings.soft import SoftRecipe
 
 RECORD = Path(__file__).parent / "records" / "soft_groups.json"

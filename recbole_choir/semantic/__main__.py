@@ -16,7 +16,7 @@ from recbole_choir.semantic.frames.files import (
     parse_overrides,
     read_frames,
 )
-from recbole_choir.semantic.profiles.profile_file import write_profile_file
+from recbole_choir.semantic.profiles.export import export_profiles
 from recbole_choir.semantic.quality.compare import TABLE, compare, parse_candidates
 from recbole_choir.semantic.table.writer import QUALITY_TEXT
 
@@ -50,7 +50,7 @@ def _build(arguments: argparse.Namespace) -> None:
 
 def _profiles(arguments: argparse.Namespace) -> None:
     recipe = load_recipe(arguments.recipe, parse_overrides(arguments.set))
-    text = write_profile_file(
+    text = export_profiles(
         prepare_frames(*read_frames(arguments)).frames,
         recipe,
         arguments.out,

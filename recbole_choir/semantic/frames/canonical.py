@@ -44,7 +44,7 @@ def prepare_frames(
     """Check, sort and fingerprint the frames once, for the key of a table and for building it.
 
     Args:
-        interactions, users, items: As :func:`~.builder.build` takes them.
+        interactions, users, items: As :func:`recbole_choir.semantic.build` takes them.
 
     Raises:
         DataError: A frame is wrong, see :func:`canonical_frames`.

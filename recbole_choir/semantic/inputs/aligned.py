@@ -22,7 +22,12 @@ from recbole_choir.semantic.items.cooccurrence import Pairs, frequent
 from recbole_choir.semantic.items.tuning import AlignedEncoder
 from recbole_choir.settings.recipe import AlignmentRecipe
 
+logger = logging.getLogger(__name__)
+
 Ints = NDArray[np.int64]
+
+#: Pairs drawn for every positive.
+DRAWS: Final = 3
 
 
 def user_pairs(
@@ -80,12 +85,6 @@ def user_pairs(
     return Pairs(pair // n_users, pair % n_users, count.astype(np.int64))
 
 
-logger = logging.getLogger(__name__)
-
-#: Pairs drawn for every positive.
-DRAWS: Final = 3
-
-
 class AlignedInput:
     """Text vectors, projected so that users who choose the same items come close.
 
@@ -95,7 +94,7 @@ class AlignedInput:
         z_u = head(x_u) / |head(x_u)|                  trained by InfoNCE (Eq. 1) on pairs (u, v)
 
     Pairs are drawn through the items that both chose before the first snapshot, rare items before
-    common ones (:func:`.user_pairs.user_pairs`). The projection is fitted once and reads text
+    common ones (:func:`user_pairs`). The projection is fitted once and reads text
     alone: users who come later, and those with attributes and nothing else, are projected
     like everybody. Users without a text are not valid. Without any pair the vectors are the text's
     principal components, with a log line.

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Ints = NDArray[np.int64]
+
 
 def interest_loss(e_hat: Tensor, e_t: Tensor, logits: Tensor, classes: Tensor) -> Tensor:
     """Eq. 2, one value a sample.
@@ -60,9 +62,6 @@ def category_hits(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         return zero, zero
     hit = (classes == logits.argmax(dim=-1, keepdim=True)).any(dim=1)
     return hit.sum(), (classes >= 0).any(dim=1).sum()
-
-
-Ints = NDArray[np.int64]
 
 
 class Task(Protocol):

@@ -28,6 +28,17 @@ RATE_EDGES: Final = (0.5, 0.8, 1.25, 2.0)
 RATE_WORDS: Final = ("hardly liked", "less liked", "", "more liked", "much liked")
 PRIOR: Final = 20.0
 
+#: The token whose last hidden state becomes the user's vector.
+INTEREST: Final = "[INTEREST]"
+INTRODUCTION: Final = "What a person chose, oldest first, and will choose next.\n"
+_CLOSING: Final = "Next:"
+MAX_CATEGORIES: Final = 5
+#: Longest description of a person, in characters: it must leave room for events.
+MAX_PERSON: Final = 400
+
+#: Texts to token ids, one list each.
+Tokenize = Callable[[Sequence[str]], list[list[int]]]
+
 
 def event_levels(
     frames: Frames, histories: Histories, item_ids: NDArray[np.object_]
@@ -71,18 +82,6 @@ def event_levels(
         ],
         axis=1,
     ).astype(np.int64)
-
-
-#: The token whose last hidden state becomes the user's vector.
-INTEREST: Final = "[INTEREST]"
-INTRODUCTION: Final = "What a person chose, oldest first, and will choose next.\n"
-_CLOSING: Final = "Next:"
-MAX_CATEGORIES: Final = 5
-#: Longest description of a person, in characters: it must leave room for events.
-MAX_PERSON: Final = 400
-
-#: Texts to token ids, one list each.
-Tokenize = Callable[[Sequence[str]], list[list[int]]]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Training with Eq. 2, the same for every engine: early stop and exact resume."""
+"""Training with Eq. 2, the same for every engine: early stop, exact resume, whole files."""
 
 from __future__ import annotations
 
@@ -36,6 +36,10 @@ WEIGHTS: Final = "weights.safetensors"
 CHECKPOINT: Final = "checkpoint.safetensors"
 _KIND: Final = "recbole_choir.interest"
 _VERSION: Final = 1
+
+#: Seconds between two checkpoints.
+CHECKPOINT_SECONDS = 60.0
+_NOW, _BEST, _ADAM = "now/", "best/", "adam/"
 
 
 class Stored(NamedTuple):
@@ -93,11 +97,6 @@ def read_stored(path: Path, key: str, shapes: Mapping[str, tuple[int, ...]]) -> 
         logger.warning("%s: %s is missing or of another shape: made again", path, wrong[0])
         return None
     return Stored({name: torch.from_numpy(one) for name, one in arrays.items()}, values)
-
-
-#: Seconds between two checkpoints.
-CHECKPOINT_SECONDS = 60.0
-_NOW, _BEST, _ADAM = "now/", "best/", "adam/"
 
 
 @dataclass(frozen=True)

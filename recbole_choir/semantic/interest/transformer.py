@@ -41,6 +41,13 @@ from recbole_choir.semantic.interest.training import Schedule, fit, own_random_s
 from recbole_choir.semantic.profiles.verbalize import MAX_ATTRIBUTES, is_descriptive, value_text
 from recbole_choir.settings.recipe import InterestRecipe
 
+logger = logging.getLogger(__name__)
+
+#: Raise it when the same inputs give other weights than before.
+ALGORITHM: Final = 1
+#: Users whose vectors are made at once.
+_USERS_AT_ONCE: Final = 1024
+
 
 class AttributeCodes(NamedTuple):
     """Attributes of users.
@@ -77,8 +84,8 @@ class AttributeCoder:
     def fit(cls, users: pd.DataFrame) -> AttributeCoder:
         """Read the fields of ``users``, the training users alone.
 
-        Fields that name single users (:func:`~..verbalize.is_descriptive`) are left out. Floating
-        point columns are continuous, all others discrete.
+        Fields that name single users (:func:`is_descriptive`) are left out. Floating point columns
+        are continuous, all others discrete.
         """
         values: dict[str, list[str]] = {}
         scales: dict[str, tuple[float, float]] = {}
@@ -116,14 +123,6 @@ class AttributeCoder:
                 scaled = np.clip((np.where(known, raw, mean) - mean) / std, -3.0, 3.0)
                 number[:, column], present[:, column] = scaled, known
         return AttributeCodes(code, number, present)
-
-
-logger = logging.getLogger(__name__)
-
-#: Raise it when the same inputs give other weights than before.
-ALGORITHM: Final = 1
-#: Users whose vectors are made at once.
-_USERS_AT_ONCE: Final = 1024
 
 
 class TransformerEngine:

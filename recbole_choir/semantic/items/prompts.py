@@ -51,7 +51,7 @@ class ItemPrompts:
     Args:
         fields: Columns of ``frames.items`` to name, in this order after title and category; None
             takes title, category and all other columns of text.
-        statistics: Tell popularity and rates as levels, see :class:`.levels.StatisticLevels`.
+        statistics: Tell popularity and rates as levels, see :class:`~.levels.StatisticLevels`.
         image_field: Column with the path of a picture.
 
     References:

@@ -19,13 +19,21 @@ from recbole_choir.semantic.profiles.types import Failure, KeyMaker, Outcome, Pr
 # Fewer finished prompts than this say nothing about the share of failures.
 _ENOUGH = 100
 
+#: Runs a function of the store away from the event loop, one at a time.
+StoreCall = Callable[..., Awaitable[Any]]
+
+_CHUNK = 512
+_CHUNK_SECONDS = 0.02  # replies wait while prompts are being made
+_SHORTEST_POLL = 0.2
+_LONGEST_POLL = 2.0
+
 
 class Ledger:
     """Counts of one run, its progress bar, and the limit on failures.
 
     Args:
         total: Prompts of the run; None where nobody knows.
-        max_failed_share: See :class:`~.settings.ProfileSettings`.
+        max_failed_share: See :class:`recbole_choir.settings.profiles.ProfileSettings`.
         progress: Show a bar: done, failed, rate, tokens and, where ``total`` is known, time left.
     """
 
@@ -133,15 +141,6 @@ def _short(n: int) -> str:
     return str(n)
 
 
-#: Runs a function of the store away from the event loop, one at a time.
-StoreCall = Callable[..., Awaitable[Any]]
-
-_CHUNK = 512
-_CHUNK_SECONDS = 0.02  # replies wait while prompts are being made
-_SHORTEST_POLL = 0.2
-_LONGEST_POLL = 2.0
-
-
 class Admission:
     """Reads prompts and yields those that are to be asked here.
 
@@ -160,7 +159,7 @@ class Admission:
         call: Runs the store's functions.
         ledger: Counts.
         ahead: Leases taken at once.
-        retry_failed: See :class:`~.settings.ProfileSettings`.
+        retry_failed: See :class:`recbole_choir.settings.profiles.ProfileSettings`.
     """
 
     def __init__(

@@ -215,7 +215,7 @@ def _client(settings: ProfileSettings, key: str) -> openai.AsyncOpenAI:
             "profile.engine: 'openai' needs the package openai: pip install 'recbole-choir[llm]'"
         ) from None
     for name in ("httpx", "httpx2"):
-        # one line per request at level INFO would bury everything else
+        # one line per request at level INFO would drown everything else
         if logging.getLogger(name).level == logging.NOTSET:
             logging.getLogger(name).setLevel(logging.WARNING)
     timeout = openai.Timeout(settings.read_timeout, connect=settings.connect_timeout, pool=None)

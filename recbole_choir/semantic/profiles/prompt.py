@@ -29,7 +29,7 @@ class PromptWriter:
     gets ``facts`` of :meth:`~.facts.FactTable.of`. What changes from user to user belongs at the
     end: engines keep the part that all prompts share.
 
-    Every text in ``facts`` has been through the redactor and :func:`~.fence.clean` before the
+    Every text in ``facts`` has been through the redactor and :func:`~.redact.clean` before the
     template sees it, so no template can leak or let through what they took out. The same facts
     give the same bytes.
 

@@ -1,4 +1,4 @@
-"""Keeping facts on the machine: what is removed before a prompt is written."""
+"""What of a user's facts may stand in a prompt: text cleaned, fields left out."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ _MARKUP: Final = frozenset('<>{}[]|`\\#*"~^=_')
 # Control (Cc), format (Cf: bidirectional marks, zero-width and tag characters), surrogates (Cs),
 # private use (Co), unassigned (Cn), line and paragraph separators (Zl, Zp).
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+#: What a prompt may name besides a user's attributes.
+BEHAVIOUR_FIELDS: Final = ("category", "title", "query")
+
+#: Gets a user's facts (:meth:`~.facts.FactTable.of`) and returns what may be told of them.
+Redactor = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @functools.lru_cache(maxsize=65_536)
@@ -42,13 +48,6 @@ def clean(text: str, limit: int = MAX_VALUE) -> str:
 @functools.lru_cache(maxsize=4096)
 def _is_form(character: str) -> bool:
     return character in _MARKUP or unicodedata.category(character) in _INVISIBLE
-
-
-#: What a prompt may name besides a user's attributes.
-BEHAVIOUR_FIELDS: Final = ("category", "title", "query")
-
-#: Gets a user's facts (:meth:`~.facts.FactTable.of`) and returns what may be told of them.
-Redactor = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def fields_to_leave_out(redact: Sequence[str], attributes: Iterable[str]) -> frozenset[str]:

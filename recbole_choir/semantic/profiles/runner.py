@@ -30,8 +30,16 @@ from recbole_choir.semantic.profiles.types import (
 )
 from recbole_choir.settings.profiles import ProfileSettings
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
+
+# Leases are taken for that many times the requests in flight, so that none of these ever waits.
+_AHEAD = 2
+_FEWEST_AHEAD = 32
+_BEATS_PER_LEASE = 5
+_GLANCE = 0.2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -106,16 +114,6 @@ def _in_a_thread(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
                 if task is not None:
                     loop.call_soon_threadsafe(task.cancel)
             raise
-
-
-logger = logging.getLogger(__name__)
-
-
-# Leases are taken for that many times the requests in flight, so that none of these ever waits.
-_AHEAD = 2
-_FEWEST_AHEAD = 32
-_BEATS_PER_LEASE = 5
-_GLANCE = 0.2
 
 
 def write_profiles(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
+import platform
 import sqlite3
 import threading
 import time
@@ -16,8 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+import psutil
+
 from recbole_choir.errors import DataError
-from recbole_choir.semantic.profiles.owners import Process
 from recbole_choir.semantic.profiles.types import Failure
 
 logger = logging.getLogger(__name__)
@@ -118,7 +121,7 @@ class ProfileStore:
 
     Args:
         path: The file; made if need be.
-        lease_seconds: See :class:`~.settings.ProfileSettings`.
+        lease_seconds: See :class:`recbole_choir.settings.profiles.ProfileSettings`.
 
     Raises:
         DataError: The file cannot be used (permissions, full disk, damaged, not a profile store,
@@ -234,7 +237,7 @@ class ProfileStore:
             holder: dict[bytes, int] = {}
             for part in _parts(wanted):
                 holder.update(self._select("key, owner", "leases", part))
-            dead = self._bury(set(holder.values()) - {owner})
+            dead = self._drop_dead(set(holder.values()) - {owner})
             elsewhere = [k for k in wanted if holder.get(k, owner) not in dead | {owner}]
             away = set(elsewhere)
             mine = [k for k in wanted if k not in away]
@@ -455,7 +458,7 @@ class ProfileStore:
         self._owner = cursor.lastrowid
         return self._owner
 
-    def _bury(self, owners: set[int]) -> set[int]:
+    def _drop_dead(self, owners: set[int]) -> set[int]:
         """Those that have ended, left, or been silent for too long; their leases are dropped."""
         dead = set()
         for number in owners:
@@ -490,3 +493,62 @@ def _parts(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
 def _line(text: str) -> str:
     """One line of at most 300 characters that SQLite can hold."""
     return " ".join(text.encode("utf-8", "replace").decode().split())[:300]
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process, told apart from every other that was or will be.
+
+    Args:
+        machine: Host name, and on Linux the namespace of process ids (a container's differs).
+        pid: Process id; it is given to other processes later.
+        started: When it started, in whatever unit does not move with the clock.
+    """
+
+    machine: str
+    pid: int
+    started: str
+
+    @staticmethod
+    def current() -> Process:
+        """This process."""
+        pid = os.getpid()
+        return Process(_machine(), pid, _started(pid) or "")
+
+    def is_gone(self) -> bool | None:
+        """Whether it has ended: None where that cannot be known from here."""
+        if self.machine != _machine():
+            return None
+        return _started(self.pid) != self.started
+
+
+def _machine() -> str:
+    try:
+        return f"{platform.node()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux
+        return platform.node()
+
+
+def _started(pid: int) -> str | None:
+    """When a running process started; None if there is none, or only its unreaped remains."""
+    proc = Path("/proc") / str(pid) / "stat"
+    if Path("/proc/self/stat").exists():
+        try:
+            # the name stands in brackets and may hold anything
+            fields = proc.read_text(errors="replace").rpartition(")")[2].split()
+        except OSError:
+            return None
+        state, ticks = fields[0], fields[19]
+        return None if state in "ZX" else f"{_boot()} {ticks}"
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.0f}"
+    except psutil.Error:
+        return None
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

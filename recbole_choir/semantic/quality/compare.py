@@ -31,6 +31,39 @@ LOW_ACTIVITY_SHARE: Final = 0.55
 
 Floats = NDArray[np.float64]
 
+logger = logging.getLogger(__name__)
+
+SEEDS: Final = (0, 1)
+TABLE: Final = "comparison.md"
+
+_COLUMNS: Final = (
+    ("grouping", "{name}"),
+    ("groups", "{groups:.0f}"),
+    ("users in groups", "{with_group:.1%}"),
+    ("median size", "{median_size:.0f}"),
+    ("attributes alike", "{attributes:.1%}"),
+    ("top 50 categories", "{top_share:.1%}"),
+    ("top quarter", "{quarter_share:.1%}"),
+    ("stability", "{stability:.3f}"),
+    ("low-high agreement", "{agreement:.3f}"),
+    ("lift GAUC", "{lift:.4f}"),
+    ("of permuted", "{lift_random:.4f}"),
+    ("lift, level 1", "{lift_level_1:.4f}"),
+)
+
+_NOTES: Final = (
+    "*attributes alike*: share of a group's members with the mode of an attribute (the paper: "
+    "83 %); {attributes_population} with all users as one group. *top 50 categories*: share of a "
+    "group's purchases in its {top_n} largest categories (the paper, of fine-grained ones: 60 %), "
+    "{top_population} of all purchases; *top quarter*: in the largest quarter of the categories, "
+    "{quarter_population} of all purchases. *stability*: adjusted Rand index of two seeds of the "
+    "grouping. *low-high agreement*: cosine between what the less active {low:.0%} and the other "
+    "members of a group like more than everybody, 0 for random groups. *lift GAUC*: how well the "
+    "group's category lift alone ranks what comes after a snapshot, next to the same groups with "
+    "permuted members; level 1: the least active fifth. Figures are means over {seeds} seeds, of "
+    "the last snapshot; lift and stability are of all snapshots.\n"
+)
+
 
 def stability(first: pd.DataFrame, second: pd.DataFrame) -> float | None:
     """How alike two groupings of the same users are: adjusted Rand index, mean over snapshots.
@@ -150,40 +183,6 @@ def _cosine(a: Floats, b: Floats) -> Floats:
     """Cosine of each row of ``a`` with that of ``b``; 0 where one of them is 0."""
     norm = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return np.divide((a * b).sum(axis=1), norm, out=np.zeros(len(a)), where=norm > 1e-12)
-
-
-logger = logging.getLogger(__name__)
-
-SEEDS: Final = (0, 1)
-TABLE: Final = "comparison.md"
-
-_COLUMNS: Final = (
-    ("grouping", "{name}"),
-    ("groups", "{groups:.0f}"),
-    ("users in groups", "{with_group:.1%}"),
-    ("median size", "{median_size:.0f}"),
-    ("attributes alike", "{attributes:.1%}"),
-    ("top 50 categories", "{top_share:.1%}"),
-    ("top quarter", "{quarter_share:.1%}"),
-    ("stability", "{stability:.3f}"),
-    ("low-high agreement", "{agreement:.3f}"),
-    ("lift GAUC", "{lift:.4f}"),
-    ("of permuted", "{lift_random:.4f}"),
-    ("lift, level 1", "{lift_level_1:.4f}"),
-)
-
-_NOTES: Final = (
-    "*attributes alike*: share of a group's members with the mode of an attribute (the paper: "
-    "83 %); {attributes_population} with all users as one group. *top 50 categories*: share of a "
-    "group's purchases in its {top_n} largest categories (the paper, of fine-grained ones: 60 %), "
-    "{top_population} of all purchases; *top quarter*: in the largest quarter of the categories, "
-    "{quarter_population} of all purchases. *stability*: adjusted Rand index of two seeds of the "
-    "grouping. *low-high agreement*: cosine between what the less active {low:.0%} and the other "
-    "members of a group like more than everybody, 0 for random groups. *lift GAUC*: how well the "
-    "group's category lift alone ranks what comes after a snapshot, next to the same groups with "
-    "permuted members; level 1: the least active fifth. Figures are means over {seeds} seeds, of "
-    "the last snapshot; lift and stability are of all snapshots.\n"
-)
 
 
 def parse_candidates(

@@ -1,4 +1,4 @@
-"""Training of the RQ-VAE: torch-rechub's trainer, with what it lacks around it."""
+"""Network and training of the RQ-VAE: torch-rechub's, with what they lack for Eq. 3."""
 
 from __future__ import annotations
 
@@ -19,6 +19,20 @@ from torch_rechub.trainers.rqvae_trainer import Trainer
 from tqdm import tqdm
 
 from recbole_choir.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+Float32 = NDArray[np.float32]
+Layers = list[tuple[Float32, Float32]]
+
+#: Steps of an epoch at least: where the vectors are few, batches are smaller than asked for.
+LEAST_STEPS: Final = 20
+#: No batch is made smaller than this for that.
+LEAST_BATCH: Final = 64
+#: Steps of an epoch at most: where the vectors are many, the next epoch goes on with the others.
+MOST_STEPS: Final = 50
+# Vectors at a time; a codeword that none of so many vectors has is dead.
+_BLOCK: Final = 65_536
 
 
 class ResidualQuantizer(ResidualVectorQuantizer):  # type: ignore[misc]
@@ -132,21 +146,6 @@ def _mlp(widths: Sequence[int]) -> nn.Sequential:
     for a, b in itertools.pairwise(widths):
         layers += [nn.Linear(a, b), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
-
-
-logger = logging.getLogger(__name__)
-
-Float32 = NDArray[np.float32]
-Layers = list[tuple[Float32, Float32]]
-
-#: Steps of an epoch at least: where the vectors are few, batches are smaller than asked for.
-LEAST_STEPS: Final = 20
-#: No batch is made smaller than this for that.
-LEAST_BATCH: Final = 64
-#: Steps of an epoch at most: where the vectors are many, the next epoch goes on with the others.
-MOST_STEPS: Final = 50
-# Vectors at a time; a codeword that none of so many vectors has is dead.
-_BLOCK: Final = 65_536
 
 
 class Settings(NamedTuple):

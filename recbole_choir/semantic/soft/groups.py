@@ -22,17 +22,19 @@ from recbole_choir.semantic.frames.hashing import normal_of
 from recbole_choir.semantic.frames.matrices import idf, unit_rows
 from recbole_choir.semantic.groups.users import aligned_vectors
 from recbole_choir.semantic.inputs import GroupingInput, make_input
-from recbole_choir.semantic.soft.prototypes import (
+from recbole_choir.semantic.soft.purchases import Purchases
+from recbole_choir.semantic.soft.spaces import Located, Space, make_spaces, side_by_side
+from recbole_choir.semantic.soft.weights import (
     coordinates,
     memberships,
     nearest_weights,
     prototype_vectors,
 )
-from recbole_choir.semantic.soft.purchases import Purchases
-from recbole_choir.semantic.soft.spaces import Located, Space, make_spaces, side_by_side
 from recbole_choir.settings.recipe import Recipe
 from recbole_choir.settings.soft import SoftRecipe
 from recbole_choir.table_format import FACTORS, NEIGHBOURS, WIDTHS
+
+logger = logging.getLogger(__name__)
 
 Float32 = NDArray[np.float32]
 #: A number is one of so many equal parts of the users.
@@ -83,9 +85,6 @@ def _words(values: pd.Series) -> pd.Series:
     return pd.qcut(values, PARTS, labels=False, duplicates="drop")
 
 
-logger = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True)
 class SoftContent:
     """The soft groups of a table.
@@ -110,10 +109,11 @@ class SoftContent:
     )
     statistics: list[dict[str, Any]] = field(default_factory=list)
 
-    def said(self) -> dict[str, Any]:
+    def for_manifest(self) -> dict[str, Any]:
         """What the manifest says of the groups."""
-        said = {"kind": self.kind}
-        return said if self.kind == NEIGHBOURS else {**said, WIDTHS[self.kind]: self.width}
+        if self.kind == NEIGHBOURS:
+            return {"kind": self.kind}
+        return {"kind": self.kind, WIDTHS[self.kind]: self.width}
 
     def parts(self) -> dict[str, Any]:
         """What enters the table's fingerprint."""
@@ -128,7 +128,7 @@ class SoftContent:
             for pair in self.spaces[name]:
                 for vectors in pair:
                     digest.update(vectors.astype("<f4").tobytes())
-        return {**self.said(), "weights": digest.hexdigest()}
+        return {**self.for_manifest(), "weights": digest.hexdigest()}
 
 
 def soft_groups(

@@ -54,6 +54,19 @@ from recbole_choir.table_format import (
 
 logger = logging.getLogger(__name__)
 
+#: Raise it when the same recipe and inputs give another table than before.
+ALGORITHM_VERSION = 2
+
+_PACKAGES = (
+    "numpy",
+    "pandas",
+    "scipy",
+    "faiss-cpu",
+    "torch",
+    "sentence-transformers",
+    "torch-rechub",
+)
+
 
 def user_tables(
     frames: Frames,
@@ -120,20 +133,6 @@ def _count_small(prefixes: NDArray[np.int64], levels: NDArray[np.int64], min_mem
         mine = (levels == level) & known
         total += int((sizes[column[mine]] < min_members).sum())
     return total
-
-
-#: Raise it when the same recipe and inputs give another table than before.
-ALGORITHM_VERSION = 2
-
-_PACKAGES = (
-    "numpy",
-    "pandas",
-    "scipy",
-    "faiss-cpu",
-    "torch",
-    "sentence-transformers",
-    "torch-rechub",
-)
 
 
 def build(

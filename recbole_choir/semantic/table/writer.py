@@ -238,7 +238,7 @@ def _write_files(content: TableContent, folder: Path) -> None:
         "user_attributes": dict(content.user_attributes),
         "inputs": dict(content.inputs),
         **_of_items(content.items),
-        **({} if content.soft is None else {"soft": content.soft.said()}),
+        **({} if content.soft is None else {"soft": content.soft.for_manifest()}),
         "sizes": _sizes(content),
         "statistics": dict(content.statistics),
         "versions": dict(content.versions),

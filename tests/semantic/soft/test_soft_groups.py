@@ -20,9 +20,9 @@ from recbole_choir.semantic.soft.groups import (
     profile_vectors,
     soft_groups,
 )
-from recbole_choir.semantic.soft.prototypes import memberships, nearest_weights, prototype_vectors
 from recbole_choir.semantic.soft.purchases import Purchases, values_of_items
 from recbole_choir.semantic.soft.spaces import BehaviourSpace
+from recbole_choir.semantic.soft.weights import memberships, nearest_weights, prototype_vectors
 from recbole_choir.settings.recipe import load_recipe, needs_encoder
 
 DAY = 86_400.0
@@ -120,12 +120,12 @@ def test_prototypes_share_a_taste() -> None:
     w = a @ a.T
     same = np.equal.outer(np.arange(22) % 2, np.arange(22) % 2)
     assert w[:22, :22][same].mean() > 10 * w[:22, :22][~same].mean()
-    assert content.said() == {"kind": "prototypes", "n_prototypes": 4}
+    assert content.for_manifest() == {"kind": "prototypes", "n_prototypes": 4}
 
 
 def test_factors_are_coordinates_and_their_products_cosines() -> None:
     content = made(kind="factors", cold="none")
-    assert content.said() == {"kind": "factors", "n_factors": content.width}
+    assert content.for_manifest() == {"kind": "factors", "n_factors": content.width}
     (users, _), w = made(own_vectors=True).spaces["items"][-1], content.weights[-1].toarray()
     norm = np.linalg.norm(users, axis=1, keepdims=True)
     unit = users / np.where(norm > 0, norm, 1.0)

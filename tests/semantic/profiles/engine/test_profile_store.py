@@ -16,8 +16,7 @@ import pytest
 
 import recbole_choir
 from recbole_choir.errors import DataError
-from recbole_choir.semantic.profiles.owners import Process
-from recbole_choir.semantic.profiles.store import Finished, ProfileStore
+from recbole_choir.semantic.profiles.store import Finished, Process, ProfileStore
 from recbole_choir.semantic.profiles.types import Failure, KeyMaker, Prompt
 
 

@@ -17,7 +17,7 @@ from recbole_choir.settings.profiles import LLM_ENGINES, TEMPLATE
 from recbole_choir.settings.recipe import Recipe
 
 
-def write_profile_file(
+def export_profiles(
     frames: Frames,
     recipe: Recipe,
     out: str | Path,

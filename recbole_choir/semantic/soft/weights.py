@@ -1,4 +1,4 @@
-"""Memberships of users in prototypes: soft groups at a cost linear in users."""
+"""Weights at one snapshot: the nearest users, prototypes at a linear cost, or coordinates."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from scipy.special import softmax
 from recbole_choir.semantic.frames.matrices import unit_rows
 from recbole_choir.semantic.quantizers.kmeans import safe_threads
 
+logger = logging.getLogger(__name__)
+
 Float32 = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-#: Weights below this are left out.
+#: Weights of neighbours below this are left out.
 LEAST_WEIGHT: Final = 1e-6
+#: Memberships below this are left out and the others made larger: what keeps a user's row short.
+LEAST_MEMBERSHIP: Final = 1e-3
 
 
 def nearest_weights(
@@ -63,7 +67,7 @@ def nearest_weights(
     return csr_matrix((weight[kept], (row, neighbour[kept])), shape=(n, n))
 
 
-def coordinates(x: NDArray[np.float32], asking: NDArray[np.int64]) -> csr_matrix:
+def coordinates(x: Float32, asking: Ints) -> csr_matrix:
     """Rows of ``x`` as memberships: ``W = X X^T`` is the cosine of any two users.
 
     Nothing is searched and nothing clustered, so a snapshot costs no more than its space, and sums
@@ -83,13 +87,6 @@ def coordinates(x: NDArray[np.float32], asking: NDArray[np.int64]) -> csr_matrix
     kept = np.zeros_like(x)
     kept[asking] = x[asking]
     return csr_matrix(kept)
-
-
-logger = logging.getLogger(__name__)
-
-
-#: Memberships below this are left out and the others made larger: what keeps a user's row short.
-LEAST_MEMBERSHIP: Final = 1e-3
 
 
 def prototype_vectors(x: Float32, n_prototypes: int, seed: int) -> Float32:
