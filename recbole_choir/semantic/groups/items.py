@@ -24,7 +24,7 @@ from recbole_choir.semantic.quantizers.fitting import (
     quantizer_report,
 )
 from recbole_choir.semantic.quantizers.points import DistinctVectors, as_points, distinct_points
-from recbole_choir.settings.recipe import ItemRecipe, Recipe
+from recbole_choir.settings.recipe import ItemRecipe, RQVAERecipe
 from recbole_choir.table_format import GROUP_ID, NO_CODE, SNAPSHOT, VECTOR, code_column
 
 logger = logging.getLogger(__name__)
@@ -73,9 +73,12 @@ class ItemGrouping:
 def group_items(
     frames: Frames,
     moments: NDArray[np.float64],
-    recipe: Recipe,
+    items: ItemRecipe,
     source: ItemSource,
     *,
+    rqvae: RQVAERecipe,
+    codebooks: str,
+    seed: int,
     cache_dir: str | Path | None = None,
     device: str | None = None,
     show_progress: bool = True,
@@ -83,23 +86,23 @@ def group_items(
     """Give the items of ``frames`` their ids at each moment from the events strictly before it.
 
     The input and the codebooks are fitted once, on the distinct vectors of the first snapshot, so
-    that vectors and ids keep their meaning (recipe key ``codebooks``).
+    that vectors and ids keep their meaning (``codebooks``).
 
     Args:
         frames: All interactions, users and items.
         moments: Times of the snapshots.
-        recipe: Its ``items``, ``rqvae``, ``codebooks`` and ``seed``.
+        items: The quantiser, its levels and its codewords.
         source: Makes the vectors.
+        rqvae: Sizes of an RQ-VAE.
+        codebooks: ``once``, or ``per_snapshot`` to fit them at each.
+        seed: Of the quantiser.
         cache_dir: Where a fitted RQ-VAE is kept; nowhere if None.
         device: Torch device that an RQ-VAE is trained on.
         show_progress: Show progress bars.
 
     Raises:
-        DataError: The recipe has no ``items``, or no item has a vector at the first snapshot.
+        DataError: No item has a vector at the first snapshot.
     """
-    items = recipe.items
-    if items is None:
-        raise DataError("recipe.items: expected how to make ids of items, got none")
     n = len(frames.items)
     shape = (len(moments), n)
     codes = np.full((*shape, items.n_levels), NO_CODE, np.int32)
@@ -114,7 +117,7 @@ def group_items(
     bar = tqdm(moments, desc="item ids", unit="snapshot", disable=not show_progress)
     for index, moment in enumerate(bar):
         before = frames.before(float(moment))
-        again = quantizer is None or recipe.codebooks == "per_snapshot"
+        again = quantizer is None or codebooks == "per_snapshot"
         if again:
             source.fit(before)
         _, x, valid = source.transform(before)
@@ -130,8 +133,8 @@ def group_items(
                 items.quantizer,
                 items.n_levels,
                 n_clusters,
-                recipe.seed,
-                recipe.rqvae,
+                seed,
+                rqvae,
                 device=device,
                 show_progress=show_progress,
             )

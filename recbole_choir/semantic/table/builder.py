@@ -227,7 +227,15 @@ def build_prepared(
         source = item_source(recipe, item_encoder, cache, show_progress)
         with _stage("ids of items"):
             items = group_items(
-                frames, moments, recipe, source, show_progress=show_progress, **trained
+                frames,
+                moments,
+                recipe.items,
+                source,
+                rqvae=recipe.rqvae,
+                codebooks=recipe.codebooks,
+                seed=recipe.seed,
+                show_progress=show_progress,
+                **trained,
             )
     profiles = profile_writer(recipe, out, cache_dir, show_progress)
     with _stage("group users"), closing(profiles) if profiles else nullcontext():
