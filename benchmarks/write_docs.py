@@ -32,7 +32,7 @@ PAGES = tuple(
         "semantic-ids",
         "soft-groups",
         "profiles",
-        "paper-gaps",
+        "gaps",
     )
 )
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
