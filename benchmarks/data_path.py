@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 
+from recbole_choir.datasets import ensure_atomic_files
 from recbole_choir.integration import ChoirConfig, create_dataset, data_preparation, parse_cli
-from recbole_choir.quick_start import train_id_vectors
+from recbole_choir.integration.warm_start import train_id_vectors
 from recbole_choir.record import versions
-from recbole_choir.sources import ensure_atomic_files, ensure_semantic_table
+from recbole_choir.table_source import ensure_semantic_table
 
 RECORD = Path(__file__).parent / "records" / "data_path.json"
 

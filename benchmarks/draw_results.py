@@ -10,8 +10,10 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from write_docs import COMPARED, ROOT
+from write_docs import COMPARED, ROOT, STUDIES
 
+from recbole_choir.experiments.record_store import read_record
+from recbole_choir.experiments.summary import SIGNIFICANCE
 from recbole_choir.report.plot import BASE_COLOUR, COLOURS, GREY
 
 PICTURE = ROOT / "docs" / "pictures" / "gains.png"
@@ -46,16 +48,16 @@ def main() -> None:
     """Draw all comparisons that have a record."""
     found = {}
     for dataset in COMPARED:
-        path = ROOT / "docs" / "records" / f"compare-{dataset}" / "tables" / f"{dataset}-tests.csv"
-        if path.is_file():
-            tests = pd.read_csv(path)
+        rows = read_record(STUDIES / f"compare-{dataset}" / SIGNIFICANCE)
+        if rows:
+            tests = pd.DataFrame(rows)
             found[dataset] = tests[tests["against"] == "Base"]
-    models = list(dict.fromkeys(m for tests in found.values() for m in tests["model"]))
+    models = list(dict.fromkeys(m for tests in found.values() for m in tests["cell"]))
     figure = Figure(figsize=(10.0, 7.4), dpi=120, layout="constrained")
     axes = figure.subplots(len(SEGMENTS), len(found), squeeze=False, sharey=True, sharex="col")
     for line, (segment, name) in zip(axes, SEGMENTS.items(), strict=True):
         for axis, (dataset, tests) in zip(line, found.items(), strict=True):
-            part = tests[tests["segment"] == segment].set_index("model")
+            part = tests[tests["segment"] == segment].set_index("cell")
             draw_panel(axis, part, models, f"{dataset}, {name}")
         line[0].set_yticks(range(len(models)), models)
     axes[0][0].invert_yaxis()

@@ -1,4 +1,4 @@
-"""GAUC of a million rows, one thread, one run: ours beside the loops and frames of others.
+"""GAUC of a million rows, one thread, one run: ours next to the loops and frames of others.
 
     python benchmarks/gauc.py [--rows 1000000] [--users 50000] [--record FILE]
 

@@ -1,4 +1,4 @@
-"""Training rows per second of this package's models beside RecBole's own DIN.
+"""Training rows per second of this package's models next to RecBole's own DIN.
 
 Synthetic tensors, so that nothing but the model and its optimiser is measured: forward, backward
 and one Adagrad step. All models run in one process, one after the other in turns, on one thread,
@@ -27,7 +27,9 @@ from recbole.model.sequential_recommender.din import DIN
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_choir.data.activity import Activity
-from recbole_choir.data.clusters.tables import ClusterBehaviour, Clusters, ClusterSide
+from recbole_choir.data.clusters.behaviour import ClusterBehaviour
+from recbole_choir.data.clusters.side import ClusterSide
+from recbole_choir.data.clusters.tables import Clusters
 from recbole_choir.data.cross_statistics import A19_COLUMNS
 from recbole_choir.data.rows import RowInputs
 from recbole_choir.data.schema import FeatureSchema, Field, ModelInputs

@@ -1,4 +1,4 @@
-"""How fast profiles are written: the client alone, its memory, and beside the real server.
+"""How fast profiles are written: the client alone, its memory, and next to the real server.
 
     python benchmarks/profile_throughput.py instant [--profiles 20000] [--processes 2]
     python benchmarks/profile_throughput.py memory  [--profiles 1000000]

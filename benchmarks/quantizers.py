@@ -7,7 +7,7 @@ by behaviour, of items by behaviour, by text and aligned, and random ones, the c
 recipe akt. Seconds are processor time. For every quantiser and seed:
 
 - ``lost``: share of the variance that the codes lose,
-- ``cosine``: mean cosine of two vectors that share their full code, beside that of any two.
+- ``cosine``: mean cosine of two vectors that share their full code, next to that of any two.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from recbole_choir.datasets import ensure_atomic_files
 from recbole_choir.integration import ChoirConfig, create_dataset, parse_cli
 from recbole_choir.record import versions
 from recbole_choir.semantic import RQVAE, Recipe, RQKMeans, load_recipe, prepare_frames
@@ -32,9 +33,8 @@ from recbole_choir.semantic.frames.frames import Frames
 from recbole_choir.semantic.frames.snapshots import snapshot_times
 from recbole_choir.semantic.inputs import make_input
 from recbole_choir.semantic.items import make_item_input
-from recbole_choir.semantic.quantizers.base import Quantizer
 from recbole_choir.semantic.quantizers.points import as_points, distinct_points
-from recbole_choir.sources import ensure_atomic_files
+from recbole_choir.semantic.quantizers.quantizer import Quantizer
 
 RECORD = Path(__file__).parent / "records" / "quantizers.json"
 CACHE = Path("saved") / "semantic" / ".embeddings"

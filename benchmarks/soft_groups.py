@@ -5,7 +5,7 @@
 
 Made-up purchases: users of 40 tastes, 50 purchases each on average, items by a power law, one item
 to five users. Each step is measured once, in processor time of one thread
-(``OMP_NUM_THREADS=1``). What training costs beside Base is in benchmarks/model_speed.py.
+(``OMP_NUM_THREADS=1``). What training costs next to Base is in benchmarks/model_speed.py.
 """
 
 from __future__ import annotations
@@ -27,11 +27,14 @@ from recbole_choir.data.statistics import Events
 from recbole_choir.data.table.soft_groups import SoftGroups
 from recbole_choir.integration import parse_cli
 from recbole_choir.record import versions
-from recbole_choir.semantic.soft.factors import coordinates
-from recbole_choir.semantic.soft.neighbours import nearest_weights
-from recbole_choir.semantic.soft.prototypes import memberships, prototype_vectors
-from recbole_choir.semantic.soft.settings import SoftRecipe
+from recbole_choir.semantic.soft.prototypes import (
+    coordinates,
+    memberships,
+    nearest_weights,
+    prototype_vectors,
+)
 from recbole_choir.semantic.soft.spaces import BehaviourSpace
+from recbole_choir.settings.soft import SoftRecipe
 
 RECORD = Path(__file__).parent / "records" / "soft_groups.json"
 SIZES = [10_000, 30_000, 100_000]

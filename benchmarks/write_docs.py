@@ -18,11 +18,19 @@ import pandas as pd
 
 from recbole_choir.experiments.groups_command import downstream
 from recbole_choir.experiments.markdown import gains
+from recbole_choir.experiments.record_store import (
+    folders_with_records,
+    read_record,
+    read_records,
+)
+from recbole_choir.experiments.summary import CHOSEN, DIFFERENCES, SIGNIFICANCE
 from recbole_choir.experiments.tables import SEGMENTS, markdown_tables, to_markdown
-from recbole_choir.semantic.compare import comparison_table
+from recbole_choir.semantic.quality.compare import comparison_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
+#: Records of studies and comparisons, a folder each; most are packed.
+STUDIES = ROOT / "docs" / "records"
 PAGES = tuple(
     ROOT / "docs" / f"{name}.md"
     for name in (
@@ -38,12 +46,8 @@ PAGES = tuple(
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def _load(path: Path) -> Any:
-    return json.loads(path.read_text())
-
-
 def _read(name: str) -> Any:
-    return _load(RECORDS / f"{name}.json")
+    return json.loads((RECORDS / f"{name}.json").read_text())
 
 
 def gauc() -> str:
@@ -114,11 +118,10 @@ def data_path() -> str:
 def groups() -> str:
     """What groupings know before any model is trained."""
     table: dict[str, dict[str, str]] = {}
-    for path in sorted((ROOT / "docs" / "records" / "quality").glob("*.json")):
-        quality = json.loads(path.read_text())
+    for name, quality in read_records(STUDIES / "quality").items():
         lift = {row["segment"]: row for row in quality["lift_gauc"]}
         last = quality["snapshots"][-1]
-        table[path.stem.replace("-", " ").replace("ml ", "ml-")] = {
+        table[Path(name).stem.replace("-", " ").replace("ml ", "ml-")] = {
             "groups": str(last["groups"]),
             "rows with a group": f"{lift['all']['with_group']:.1%}",
             "all": f"{lift['all']['gauc']:.4f} ({lift['all']['random']:.4f})",
@@ -142,17 +145,14 @@ GROUPINGS = (
 
 
 def groupings(folder: str, trained: str | None = None, dataset: str = "ml-100k") -> str:
-    """What ``recbole-choir groups`` measured, beside what models gained with the groups."""
-    records = {}
-    for path in (ROOT / "docs" / "records" / folder).glob("*.json"):
-        record = json.loads(path.read_text())
-        records[record["name"]] = record
-    gained = downstream(ROOT / "docs" / "records" / trained, dataset) if trained else None
+    """What ``recbole-choir groups`` measured, next to what models gained with the groups."""
+    records = {record["name"]: record for record in read_records(STUDIES / folder).values()}
+    gained = downstream(STUDIES / trained, dataset) if trained else None
     return comparison_table([records[name] for name in GROUPINGS if name in records], gained)
 
 
 def profile_throughput() -> str:
-    """Profiles a second: the client alone, over a million prompts, and beside the real server."""
+    """Profiles a second: the client alone, over a million prompts, and next to the real server."""
     record = _read("profile_throughput")
     rows = {}
     for key, r in record.items():
@@ -171,10 +171,9 @@ def profile_throughput() -> str:
 
 
 def published() -> str:
-    """RecBole's own models on its own protocol, beside what it published."""
+    """RecBole's own models on its own protocol, next to what it published."""
     table: dict[str, dict[str, str]] = {}
-    for path in sorted((ROOT / "docs" / "records" / "recbole-published").glob("*.json")):
-        record = json.loads(path.read_text())
+    for record in read_records(STUDIES / "recbole-published").values():
         table[record["cell"]] = {
             "rows": f"{sum(record['rows'].values()):,}",
             "AUC": f"{record['test']['auc']:.4f}",
@@ -208,20 +207,43 @@ NO_RECORD = "No record yet."
 
 def study(name: str, segments: Sequence[str] = SEGMENTS) -> Callable[[], str]:
     """Tables of a study, once it has been run."""
-    folder = ROOT / "docs" / "records" / name
-    return lambda: markdown_tables(folder, segments=segments) if folder.is_dir() else NO_RECORD
+    folder = STUDIES / name
+    return lambda: markdown_tables(folder, segments=segments) if read_records(folder) else NO_RECORD
 
 
-def _of_comparison(dataset: str, table: str) -> pd.DataFrame:
-    """A table that ``recbole-choir compare`` wrote, rows by model."""
-    folder = ROOT / "docs" / "records" / f"compare-{dataset}" / "tables"
-    return pd.read_csv(folder / f"{dataset}-{table}.csv", index_col="model")
+class Page:
+    """The page that ``recbole-choir compare`` wrote of a comparison, ``comparison.md``.
+
+    Attributes:
+        head: The command that made it, and what its numbers are.
+        parts: Title -> text of each part.
+    """
+
+    def __init__(self, path: Path) -> None:
+        head, *parts = re.split(r"^### ", path.read_text(), flags=re.MULTILINE)
+        self.head = head.split("\n\n")[1:3]
+        self.parts = {title: text for title, _, text in (part.partition("\n") for part in parts)}
+
+    @classmethod
+    def of(cls, name: str) -> Page | None:
+        """The page of a folder of records; None where no such comparison has been run."""
+        path = STUDIES / name / "comparison.md"
+        return cls(path) if path.is_file() else None
+
+    def table(self, title: str, caption: str = "") -> pd.DataFrame:
+        """A table of a part, as text, rows by their names."""
+        part = self.parts[title]
+        lines = part[part.index(f"**{caption}**") if caption else 0 :].split("\n| ")[1:]
+        rows = [line.split("\n\n")[0].strip(" |\n").split(" | ") for line in lines]
+        size = next((i for i, line in enumerate(lines) if "\n\n" in line), len(rows)) + 1
+        (_, *columns), _, *cells = rows[:size]
+        return pd.DataFrame([row[1:] for row in cells], [row[0] for row in cells], columns)
 
 
 def _gains(dataset: str, models: Sequence[str]) -> pd.DataFrame:
     """Relative gain over Base in GAUC, in percent, with the marks of its tests; Base: nothing."""
-    path = ROOT / "docs" / "records" / f"compare-{dataset}" / "summary" / "significance.json"
-    table = gains(_load(path), list(models), "Base", ("all", "low"))
+    tests = read_record(STUDIES / f"compare-{dataset}" / SIGNIFICANCE)
+    table = gains(tests, list(models), "Base", ("all", "low"))
     table.loc["Base"] = ""
     return table
 
@@ -229,52 +251,51 @@ def _gains(dataset: str, models: Sequence[str]) -> pd.DataFrame:
 def compared(dataset: str) -> Callable[[], str]:
     """A comparison in one table; its own page, which is longer, has every segment and test."""
 
-    def page() -> str:
-        path = ROOT / "docs" / "records" / f"compare-{dataset}" / "comparison.md"
-        if not path.is_file():
+    def table() -> str:
+        page = Page.of(f"compare-{dataset}")
+        if page is None:
             return NO_RECORD
-        command, legend = path.read_text().split("\n\n")[1:3]
-        gauc, auc = (_of_comparison(dataset, f"overall-{m}") for m in ("gauc", "auc"))
-        gauc = gauc.join([_of_comparison(dataset, f"{t}-gauc") for t in ("head_tail", "new")])
+        gauc = page.table("Overall and low activity", "test GAUC")
+        for title in ("Head and tail", "New users and items"):
+            gauc = gauc.join(page.table(title, "test GAUC").drop(columns="runs"))
         gain = _gains(dataset, gauc.index)
-        chosen = _of_comparison(dataset, "search")["chosen"].reindex(gauc.index).fillna("")
+        chosen = page.table("Search")["chosen"].reindex(gauc.index).fillna("")
         segments = [
             segment
             for segment in ("all", "low", "tail_items", "new_users")
-            if gauc[f"{segment}_mean"].notna().any()  # a set may have no new users
+            if (gauc[segment] != "-").any()  # a set may have no new users
         ]
-        table = pd.DataFrame({s: gauc[f"{s}_mean"].map("{:.4f}".format) for s in segments})
-        table["all"] += gauc["all_std"].map(" ± {:.4f}".format)
+        table = pd.DataFrame({s: gauc[s].str.partition(" ± ")[0] for s in segments})
+        table["all"] = gauc["all"]
         table["gain, %"], table["gain, low, %"] = gain["all"], gain["low"]
-        table["AUC"] = auc["all_mean"].map("{:.4f}".format)
+        auc = page.table("Overall and low activity", "test AUC")
+        table["AUC"] = auc["all"].str.partition(" ± ")[0]
         table["chosen rate, epochs"] = chosen.str.replace(
             r"learning_rate = ([\d.]+), epochs = (\d+)",
             lambda m: f"{float(m[1]):.4f}, {m[2]}",
             regex=True,
         )
         table = table.rename(columns={s: f"GAUC {s.replace('_', ' ')}" for s in segments})
-        return "\n\n".join([command, legend, to_markdown(table, "model")])
+        return "\n\n".join([*page.head, to_markdown(table, "model")])
 
-    return page
+    return table
 
 
 def comparison_parts(name: str, *titles: str) -> Callable[[], str]:
     """Parts of a comparison's own page whose title has one of these words."""
 
-    def page() -> str:
-        path = ROOT / "docs" / "records" / name / "comparison.md"
-        if not path.is_file():
+    def parts() -> str:
+        page = Page.of(name)
+        if page is None:
             return NO_RECORD
-        head, *parts = re.split(r"^### ", path.read_text(), flags=re.MULTILINE)
-        command, legend = head.split("\n\n")[1:3]
         kept = [
-            f"**{part.strip().replace(chr(10), '**' + chr(10), 1)}"
-            for part in parts
-            if any(title in part.split("\n", 1)[0] for title in titles)
+            f"**{title}**\n{text.rstrip()}"
+            for title, text in page.parts.items()
+            if any(word in title for word in titles)
         ]
-        return "\n\n".join([command, legend, *kept])
+        return "\n\n".join([*page.head, *kept])
 
-    return page
+    return parts
 
 
 #: Comparisons of all models, in the order of the overview.
@@ -289,11 +310,15 @@ SLICES = {
 }
 
 
+def _studies(prefix: str) -> list[Path]:
+    """Folders of records whose names begin so, sorted."""
+    return [path for path in folders_with_records(STUDIES) if path.name.startswith(prefix)]
+
+
 def _cells(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The records of a study's seeds and averages by cell, in the order of the files."""
     cells: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(folder.glob("*.json")):
-        record = _load(path)
+    for record in read_records(folder).values():
         if record.get("role") in ("seed", "average") and "segments" in record:
             cells.setdefault(record["cell"], []).append(record)
     return cells
@@ -309,7 +334,7 @@ def chosen_core(what: str, last: Sequence[str] = ()) -> Callable[[], str]:
     def table() -> str:
         rows: dict[str, dict[str, str]] = {}
         for folder, title in SLICES.items():
-            for cell, records in _cells(ROOT / "docs" / "records" / f"{what}-{folder}").items():
+            for cell, records in _cells(STUDIES / f"{what}-{folder}").items():
                 row = rows.setdefault(cell, {})
                 row[f"{title}, valid"] = _mean([r["best_valid"]["gauc"] for r in records])
                 row[f"{title}, test"] = _mean([r["segments"]["all"]["gauc"] for r in records])
@@ -343,7 +368,7 @@ def chosen_core(what: str, last: Sequence[str] = ()) -> Callable[[], str]:
 def distillation() -> str:
     """Validation and test GAUC of each reading of Eq. 9, and what distillation weighs."""
     rows: dict[str, dict[str, str]] = {}
-    for cell, records in _cells(ROOT / "docs" / "records" / "distillation").items():
+    for cell, records in _cells(STUDIES / "distillation").items():
         row = rows.setdefault(cell, {})
         row["valid"] = _mean([r["best_valid"]["gauc"] for r in records])
         row["test"] = _mean([r["segments"]["all"]["gauc"] for r in records])
@@ -362,8 +387,8 @@ def distillation() -> str:
 def base_search() -> str:
     """What 24 trials chose for each model on each dataset, and what the defaults had reached."""
     rows: dict[str, dict[str, str]] = {}
-    for path in sorted((ROOT / "docs" / "records").glob("search-*/summary/chosen.json")):
-        for entry in _load(path):
+    for folder in _studies("search-"):
+        for entry in read_record(folder / CHOSEN) or ():
             point = ", ".join(f"{k} {v:g}" for k, v in entry["point"].items())
             rows[f"{entry['dataset']}, {entry['row']}"] = {
                 "trials": f"{entry['trials']} ({entry['pruned']} stopped)",
@@ -377,12 +402,11 @@ def base_search() -> str:
 def standing() -> str:
     """What stands on the core: test GAUC of every row by dataset, all and low activity."""
     parts = []
-    for folder in sorted((ROOT / "docs" / "records").glob("core-*")):
+    for folder in _studies("core-"):
         cells = _cells(folder)
         first = ["Base before", "Base", "two Base seeds averaged", "BaseMM"]
         names = [*first, *sorted(set(cells) - set(first))]
-        file = folder / "summary" / "differences.json"
-        found = _load(file) if file.exists() else []
+        found = read_record(folder / DIFFERENCES) or ()
         gaps = {(d["cell"], d["against"], d["segment"]): d for d in found}
         rows: dict[str, dict[str, str]] = {}
         for cell in (name for name in names if name in cells):
@@ -406,10 +430,10 @@ def overview() -> str:
     columns: dict[str, pd.Series] = {}
     models: list[str] = []  # in the order in which they first come
     for dataset in COMPARED:
-        folder = ROOT / "docs" / "records" / f"compare-{dataset}" / "tables"
-        if not folder.is_dir():
+        page = Page.of(f"compare-{dataset}")
+        if page is None:
             continue
-        order = _of_comparison(dataset, "overall-gauc").index
+        order = page.table("Overall and low activity", "test GAUC").index
         models += [m for m in order if m not in {*models, "Base"}]
         gain = _gains(dataset, order)
         for segment in ("all", "low"):
@@ -439,11 +463,10 @@ def soft_cost() -> str:
 
 
 def soft_tune(name: str, first: str) -> Callable[[], str]:
-    """Choices made on validation alone: cells from the best down, beside the first."""
+    """Choices made on validation alone: cells from the best down, next to the first."""
 
     def table() -> str:
-        paths = (ROOT / "docs" / "records" / name).glob("*.json")
-        records = [r for r in map(_load, paths) if "best_valid" in r]
+        records = [r for r in read_records(STUDIES / name).values() if "best_valid" in r]
         if not records:
             return NO_RECORD
         reference = next(r for r in records if r["cell"] == first)
@@ -462,12 +485,9 @@ def soft_tune(name: str, first: str) -> Callable[[], str]:
 def budgets() -> str:
     """What each study and comparison costs, by the seconds in its records."""
     rows = {}
-    for folder in sorted((ROOT / "docs" / "records").iterdir()):
-        records = [
-            r
-            for r in map(_load, sorted(folder.glob("*.json")))
-            if isinstance(r.get("seconds"), dict)
-        ]
+    for folder in _studies(""):
+        found = read_records(folder).values()
+        records = [r for r in found if isinstance(r.get("seconds"), dict)]
         if not records:
             continue
         spent = [sum(r["seconds"].values()) for r in records]
@@ -531,7 +551,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def rendered(text: str) -> str:
-    """The page with every table written anew."""
+    """The page with every table written again."""
     return BLOCK.sub(lambda m: f"{m[1]}\n{TABLES[m['name']]().strip()}\n\n{m[3]}", text)
 
 

@@ -148,7 +148,7 @@ class Adapter(ABC):
             log.info("%s: %s is up to date", self.name, out)
             return out
         out.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the target, so that the rename stays within one file system.
+        # Next to the target, so that the rename stays within one file system.
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temp:
             whole = Path(temp) / out.name
             whole.mkdir()

@@ -183,7 +183,7 @@ def _receive(session: requests.Session, download: Download, part: Path, progress
         headers |= {"Range": f"bytes={have}-", "If-Range": seen}
     with session.get(download.url, headers=headers, stream=True, timeout=_TIMEOUT) as reply:
         if reply.status_code == requests.codes.requested_range_not_satisfiable:
-            _forget(part)  # more than the whole: begin anew
+            _forget(part)  # more than the whole: begin again
             return False
         if reply.status_code >= 500:
             raise requests.ConnectionError(f"{reply.status_code} {reply.reason}")

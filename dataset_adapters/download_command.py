@@ -47,7 +47,7 @@ def download(name: str, raw_data_path: str | os.PathLike[str], progress: bool = 
         got = fetch(offer, folder, progress=progress)
         if offer.archive:
             unpack(got, files, folder)
-            got.unlink()  # its files lie beside it now
+            got.unlink()  # its files lie next to it now
     missing = next((file for file in files if find_file(folder, file) is None), None)
     if missing is not None:
         raise DataError(f"{folder}: expected '{missing}' among what was fetched, found none")

@@ -125,7 +125,7 @@ class OwnMapping:
         negatives: Options of the draws, or None where the labels are in the files.
         separator: Of CSV files.
         encoding: Of CSV files.
-        missing: Texts that stand for a missing value, beside the empty one.
+        missing: Texts that stand for a missing value, next to the empty one.
     """
 
     folder: str | None
@@ -229,7 +229,7 @@ def _interactions(content: Any) -> Interactions:
     if section.get("query") is not None:
         query = _columns([section["query"]], f"{where}.query")[0]
         contexts = (*contexts, Column(query.column, query.field, "words"))
-    return Interactions(
+    read = Interactions(
         files=_files(section, where),
         user=_needed(section, "user", where),
         item=_needed(section, "item", where),
@@ -239,6 +239,21 @@ def _interactions(content: Any) -> Interactions:
         label=_label(section, where),
         contexts=contexts,
     )
+    _no_leak(read, where)
+    return read
+
+
+def _no_leak(read: Interactions, where: str) -> None:
+    """What models may read of a row is neither its label, its time nor an id, under any name."""
+    never = {read.user: "the user", read.item: "the item", read.time: "the time"}
+    if read.label.column is not None:
+        never[read.label.column] = "the label"
+    for column in read.contexts:
+        if column.column in never:
+            raise DataError(
+                f"{where}: column '{column.column}' is {never[column.column]} and cannot be "
+                "context or query as well: models would read it"
+            )
 
 
 def _label(section: Mapping[str, Any], where: str) -> Label:
@@ -284,9 +299,16 @@ def _side(content: Any, name: str) -> Side | None:
         if same is not None:
             # Named as an attribute too: one field, read as the fuller of the two says.
             attributes = tuple(category if a is same else a for a in attributes)
+    own = _needed(section, "id", where)
+    for column in (*attributes, *([] if category is None else [category])):
+        if column.column == own:
+            raise DataError(
+                f"{where}: column '{own}' is the id and cannot be an attribute as well: an id says "
+                "nothing of ids that training has not seen"
+            )
     return Side(
         files=_files(section, where),
-        id=_needed(section, "id", where),
+        id=own,
         attributes=attributes,
         text=tuple(_texts(section.get("text", []), f"{where}.text")),
         category=category,

@@ -174,7 +174,7 @@ def _parquet_chunks(folder: RawFolder, raw: RawFile, columns: list[str]) -> Iter
 
 
 def _texts(column: pa.Array) -> pd.Series:
-    """Values as exact text: whole numbers stay whole beside missing ones."""
+    """Values as exact text: whole numbers stay whole next to missing ones."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):

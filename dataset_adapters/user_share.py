@@ -30,6 +30,10 @@ def check_share(name: str, share: Any) -> None:
 def in_share(users: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
     """Decide which users belong to a share, from their ids alone.
 
+    A run's own ``user_share`` has a hash of texts (``integration.feature_arrays.in_share``). That
+    one chose the users of recorded results, this one those of folders that are converted already:
+    with one hash for both, some of them would be other users.
+
     Nothing needs to be known of other users, so a log is read once, in any order and in chunks.
     A larger share holds the smaller ones of its seed.
 

@@ -16,7 +16,7 @@ import wrapt
 
 __version__ = "0.1.0"
 
-# A wheel carries dataset_adapters inside the package; in a checkout it lies beside the package,
+# A wheel carries dataset_adapters inside the package; in a checkout it lies next to the package,
 # and `recbole_choir.dataset_adapters` must mean the same in both.
 _root = Path(__file__).resolve().parent.parent
 if (

@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
 from typing import Final
 
+from recbole_choir import record
+from recbole_choir.datasets import known_datasets
 from recbole_choir.errors import ChoirError
 from recbole_choir.settings.catalogue import known_models
 from recbole_choir.settings.complete import check
 from recbole_choir.settings.layers import parse_cli
-from recbole_choir.sources import known_datasets
 
 USAGE = """\
 usage: run_recbole_choir.py --model=MODEL [--dataset=DATASET]
@@ -23,6 +26,7 @@ usage: run_recbole_choir.py --model=MODEL [--dataset=DATASET]
        recbole-choir groups --out FOLDER        groupings of a dataset compared; see groups --help
        recbole-choir report FOLDER --out PAGE   records as one HTML page; see report --help
        recbole-choir download NAME --raw DIR    a dataset's official files; see download --help
+       recbole-choir check DATASET              a dataset's files looked at; see check --help
        recbole-choir settings [MODEL]           every setting with its default and meaning
 
   --model=ChoirRec         a model of this package or any context-aware model of RecBole,
@@ -33,6 +37,7 @@ usage: run_recbole_choir.py --model=MODEL [--dataset=DATASET]
                            into dictionaries: --semantic.input=behaviour
   --nproc=2                train and evaluate in two processes
   --list                   list the models and datasets that are known
+  --debug                  show the traceback of a bug
   --help                   this text
 """
 
@@ -51,9 +56,11 @@ COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "study": _command("experiments.study"),
     "compare": _command("experiments.compare_command"),
     "groups": _command("experiments.groups_command"),
-    "report": _command("report.command"),
+    "report": _command("report.page"),
     "download": _command("dataset_adapters.download_command"),
     "settings": _command("settings.pages"),
+    "check": _command("file_findings"),
+    "records": _command("experiments.records_command"),
 }
 
 
@@ -61,9 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry of ``run_recbole_choir.py`` and of the console script ``recbole-choir``.
 
     Returns:
-        0 on success, 2 when the user has something to mend (one line on standard error).
+        0 on success, 2 when the user has something to put right (one line on standard error).
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    if "--debug" in argv:
+        argv.remove("--debug")
+    elif sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _tell_a_bug
     try:
         if argv and argv[0] in COMMANDS:
             return COMMANDS[argv[0]](argv[1:])
@@ -86,7 +97,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ChoirError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
     return 0
+
+
+def _tell_a_bug(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """One line in place of a traceback, which only --debug shows."""
+    if not issubclass(kind, Exception):
+        sys.__excepthook__(kind, error, trace)
+        return
+    last = trace
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    place = ""
+    if last is not None:
+        place = f" at {Path(last.tb_frame.f_code.co_filename).name}:{last.tb_lineno}"
+    versions = ", ".join(f"{n} {v}" for n, v in record.versions().items() if v)
+    text = " ".join(str(error).split())
+    print(
+        f"a bug of recbole-choir, please report it: {kind.__name__}: {text}{place} ({versions}); "
+        "--debug shows the traceback",
+        file=sys.stderr,
+    )
 
 
 def _print_known() -> None:

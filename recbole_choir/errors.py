@@ -49,6 +49,10 @@ class CheckpointError(ChoirError):
     """A checkpoint is damaged, unsafe to load or belongs to another model."""
 
 
+class Pruned(ChoirError):
+    """A run was stopped by ``callback_fn``: its validation is too weak to go on."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the closest known name, else an empty string.
 

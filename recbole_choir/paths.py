@@ -11,7 +11,7 @@ def properties_dir() -> Path:
     """Folder with the package's YAML defaults.
 
     Returns:
-        ``recbole_choir/properties`` when installed from a wheel, ``properties`` beside the package
+        ``recbole_choir/properties`` when installed from a wheel, ``properties`` next to the package
         in a checkout.
 
     Raises:

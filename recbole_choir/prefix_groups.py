@@ -54,7 +54,7 @@ def memberships(
         to stands in one column. A group's members are the ids with its number in any column.
 
     References:
-        ChoirRec 4.3; AKT-Rec 3.2.2, Eq. 9; PAPER_GAPS C12, A18 (back-off to a prefix).
+        ChoirRec 4.3; AKT-Rec 3.2.2, Eq. 9; docs/gaps.md C12, A18 (back-off to a prefix).
     """
     read, level = np.asarray(read, np.int64), np.asarray(level)
     prefixes = prefix_ids(codes)

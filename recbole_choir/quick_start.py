@@ -9,7 +9,6 @@ lives in a module that registers the models on import.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,8 +20,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recbole_choir import record as records
 from recbole_choir.console import console_report
+from recbole_choir.datasets import ensure_atomic_files
+from recbole_choir.errors import Pruned
 from recbole_choir.evaluator import Segments
 from recbole_choir.evaluator.norms import norms_by_activity
+from recbole_choir.files import probe_folder
 from recbole_choir.integration import (
     ChoirConfig,
     create_dataset,
@@ -33,10 +35,9 @@ from recbole_choir.integration import (
     init_logging,
     init_seed,
 )
-from recbole_choir.integration.user_vectors import user_vectors
-from recbole_choir.integration.validation_points import Pruned
-from recbole_choir.integration.warm_start import warm_start
-from recbole_choir.sources import ensure_atomic_files, ensure_semantic_table
+from recbole_choir.integration.predictions import user_vectors
+from recbole_choir.integration.warm_start import train_id_vectors, warm_start
+from recbole_choir.table_source import ensure_semantic_table
 
 logger = logging.getLogger("recbole_choir")
 
@@ -60,7 +61,7 @@ def run(
         config_dict: Values above the files.
         cli: Already parsed command-line values, above everything else.
         callback_fn: Called with the epoch and the score after each validation. It may raise
-            :class:`~recbole_choir.integration.validation_points.Pruned`: then nothing is tested,
+            :class:`~recbole_choir.errors.Pruned`: then nothing is tested,
             and the record has the state "pruned" and the validations so far. With several
             processes it must be picklable and is called in each.
 
@@ -69,7 +70,7 @@ def run(
         ``test_result``) plus ``record`` (the record) and ``record_path``.
 
     Raises:
-        ChoirError: Anything a user can mend, in one line.
+        ChoirError: What a user can put right, in one line.
     """
     arguments: dict[str, Any] = {
         "model": model,
@@ -79,6 +80,8 @@ def run(
         "cli": dict(cli or {}),
     }
     config = ChoirConfig(**arguments)
+    for key in ("record_dir", "checkpoint_dir"):
+        probe_folder(key, config[key])
     nproc = int(config["nproc"])
     if nproc <= 1:
         return _run(config, callback_fn)
@@ -261,57 +264,6 @@ def _pruned(
         "record": content,
         "record_path": None if path is None else str(path),
     }
-
-
-def train_id_vectors(config: ChoirConfig, before: float) -> Path:
-    """Train a Base on the rows before a time and write its users' id vectors.
-
-    The rows the vectors are later used for must not have trained them, so only what lies before
-    the first snapshot is used; the split inside it is the run's own.
-
-    Args:
-        config: The run that needs the vectors; dataset, seed and training settings are its own.
-        before: Epoch seconds; rows at or after are left out.
-
-    Returns:
-        A ``.npz`` with ``user_ids`` and ``vectors`` for the grouping input ``id_embedding``: those
-        of the users with a training row there. The others' are what they started as.
-    """
-    given = {**config.external_config_dict}
-    for key in ("model", "dataset", "semantic", "use_llm_emb", "run_name", "variant"):
-        given.pop(key, None)
-    known = set(ChoirConfig(model="Base", dataset=config["dataset"]).final_config_dict)
-    given = {k: v for k, v in given.items() if k in known}
-    intervals = {**(config["val_interval"] or {}), config["TIME_FIELD"]: f"(-inf,{before!r})"}
-    base = ChoirConfig(
-        model="Base",
-        dataset=config["dataset"],
-        config_dict={**given, "val_interval": intervals, "nproc": 1, "quiet": True},
-    )
-    out = Path(config["semantic_dir"]) / (
-        f"{config['dataset']}-base-trained-{records.config_hash(base.plain())}.npz"
-    )
-    if out.exists():
-        logger.info("id vectors %s: reused", out)
-        return out
-    logger.info("training a Base on the rows before the first snapshot for its user vectors")
-    data = create_dataset(base)
-    data.build_splits()
-    train, valid, _ = data_preparation(base, data)
-    init_seed(base["seed"], base["reproducibility"])
-    model = create_model(base, data)
-    get_trainer(base)(base, model).fit(train, valid, saved=False, show_progress=False)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{os.getpid()}-{out.name}")
-    trained = np.unique(data.train_events()[0])
-    logger.info("id vectors: %d of %d users have a training row", len(trained), data.user_num - 1)
-    np.savez(
-        temporary,
-        user_ids=np.asarray(data.field2id_token[data.uid_field], dtype=str)[trained],
-        vectors=model.user_table.weight.detach().cpu().numpy()[trained],
-    )
-    os.replace(temporary, out)
-    return out
 
 
 def _asked(config: ChoirConfig) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import platform
 import re
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from recbole_choir.files import write_whole
 
 PACKAGES = (
     "recbole-choir",
@@ -43,8 +44,11 @@ def config_hash(config: dict[str, Any]) -> str:
 
 
 def file_name(name: str) -> str:
-    """A run's name as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_")
+    """A run's name as part of a file name: at most 100 characters, a longer one with its digest."""
+    short = re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_")
+    if len(short) <= 100:
+        return short
+    return f"{short[:91]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def without_machine(config: dict[str, Any]) -> dict[str, Any]:
@@ -55,22 +59,19 @@ def without_machine(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
     """Replace what JSON has no number for (NaN: a segment without both classes) by null."""
     if isinstance(value, dict):
-        return {k: _strict(v) for k, v in value.items()}
+        return {k: strict(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_strict(v) for v in value]
+        return [strict(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, content: Any) -> Path:
     """Write strict JSON so that a reader never sees half a file: temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    text = json.dumps(_strict(content), indent=1, sort_keys=True, default=str, allow_nan=False)
-    temporary.write_text(text + "\n")
-    os.replace(temporary, path)
+    text = json.dumps(strict(content), indent=1, sort_keys=True, default=str, allow_nan=False)
+    write_whole(path, text + "\n")
     return path
 
 

@@ -78,12 +78,12 @@ def resolve(symbol: str) -> tuple[Any, str]:
     except ModuleNotFoundError as error:
         if error.name is None or not name.startswith(error.name):
             raise  # the module is there and lacks a library
-        pytest.fail(f"docs/equations.md: {symbol}: there is no module {error.name}")
+        pytest.fail(f"docs/equations.md: {symbol}: there is no module {error.name}", False)
     texts = []
     for part in path.split("."):
         if not hasattr(value, part):
             where = getattr(value, "__name__", name)
-            pytest.fail(f"docs/equations.md: {symbol}: {where} has no {part}")
+            pytest.fail(f"docs/equations.md: {symbol}: {where} has no {part}", False)
         value = getattr(value, part)
         texts.append(value.__doc__ or "")
     return value, "\n".join(texts)

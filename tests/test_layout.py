@@ -1,4 +1,4 @@
-"""The house's rules that can be read off the source: who imports whom, and what YAML files hold."""
+"""Rules that can be read off the source: what imports what, and what YAML files hold."""
 
 from __future__ import annotations
 
@@ -99,17 +99,81 @@ def test_all_parts_are_looked_at() -> None:
     assert {"data", "dataset_adapters", "evaluator", "integration", "model", "semantic"} <= parts
 
 
-def test_semantic_knows_neither_recbole_nor_models() -> None:
-    forbidden = ("recbole", *ours("model", "data", "integration", "sources", "quick_start"))
-    assert offenders("semantic", forbidden, allowed=ours("data.asof")) == []
+#: Parts from bottom to top: a module imports parts below its own, or its own, and none above.
+LEVELS = (
+    ("errors", "paths", "prefix_groups", "table_format"),
+    ("files",),
+    ("evaluator", "dataset_adapters"),
+    ("datasets",),
+    ("settings", "record", "data"),
+    ("model", "semantic", "file_findings"),
+    ("integration", "table_source", "console"),
+    ("quick_start",),
+    ("experiments",),
+    ("report",),
+    ("cli",),
+)
+LEVEL = {part: i for i, parts in enumerate(LEVELS) for part in parts}
+#: The settings of the models stand next to the models and are read by what checks a run.
+SETTINGS_OF_MODELS = f"{PACKAGE}.model.settings"
 
 
-def test_models_know_no_semantic_code() -> None:
-    assert offenders("model", ours("semantic", "integration", "quick_start")) == []
+def part_of(name: str) -> str:
+    """The part that a dotted name belongs to; the settings of models count as settings."""
+    if within(name, SETTINGS_OF_MODELS):
+        return "settings"
+    return name.split(".")[1] if name.startswith(f"{PACKAGE}.") else ""
 
 
-def test_data_is_plain_arrays() -> None:
-    assert offenders("data", ("recbole", *ours("model", "semantic", "integration"))) == []
+def test_every_part_has_its_level() -> None:
+    assert {part_of(module_name(p)) for p in LIBRARY} - {""} == set(LEVEL)
+
+
+def test_nothing_is_imported_upwards_or_sideways() -> None:
+    found = []
+    for path in LIBRARY:
+        here = part_of(module_name(path))
+        for name in sorted(imports_of(path)):
+            there = part_of(name)
+            if here and there and there != here and LEVEL[there] >= LEVEL[here]:
+                found.append(f"{module_name(path)} -> {name}")
+    assert found == []
+
+
+def test_no_circle() -> None:
+    modules = {module_name(p): p for p in LIBRARY}
+
+    def home(name: str) -> str:
+        while name and name not in modules:
+            name = name.rpartition(".")[0]
+        return name
+
+    graph = {
+        m: sorted({home(n) for n in imports_of(p)} - {m, "", PACKAGE}) for m, p in modules.items()
+    }
+    done: set[str] = set()
+
+    def walk(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join([*trail[trail.index(module) :], module])
+        if module in done:
+            return
+        for name in graph[module]:
+            walk(name, (*trail, module))
+        done.add(module)
+
+    for module in graph:
+        walk(module, ())
+
+
+def test_semantic_takes_of_the_data_path_only_what_both_must_agree_on() -> None:
+    allowed = ours("data.asof", "data.table.parquet", "data.counting")
+    assert offenders("semantic", ours("data"), allowed=allowed) == []
+
+
+def test_settings_load_nothing_heavy() -> None:
+    heavy = ("torch", "recbole", "pandas", "numpy", "scipy", "sklearn")
+    assert offenders("settings", heavy) == []
+    assert offenders("model.settings", heavy) == []
 
 
 def test_evaluator_is_numpy() -> None:
@@ -231,3 +295,13 @@ def test_roles_of_a_dataset_are_loaded_columns(name: str) -> None:
 def test_tests_have_unique_names() -> None:
     names = [p.name for p in (ROOT / "tests").rglob("test_*.py")]
     assert sorted({n for n in names if names.count(n) > 1}) == []
+
+
+def test_documentation_stays_small() -> None:
+    files = [p for p in (ROOT / "docs").rglob("*") if p.is_file()]
+    assert len(files) < 60
+    assert sum(p.stat().st_size for p in files) < 3e6
+    loose = {".csv", ".db", ".lock", ".npz"}
+    assert [p.name for p in files if p.suffix in loose or p.name == ".lock"] == []
+    # records are packed: `recbole-choir records pack FOLDER`
+    assert list((ROOT / "docs" / "records").rglob("*.json")) == []

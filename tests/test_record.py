@@ -31,3 +31,10 @@ def test_names_become_parts_of_file_names() -> None:
     assert file_name("ChoirRec + group statistics, text_parts") == (
         "ChoirRec_group_statistics_text_parts"
     )
+
+
+def test_a_long_name_is_cut_and_stays_its_own() -> None:
+    one, two = file_name("x" * 400), file_name("x" * 399 + "y")
+    assert len(one) == len(two) == 100
+    assert one != two
+    assert file_name("x" * 100) == "x" * 100

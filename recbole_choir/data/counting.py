@@ -66,7 +66,7 @@ class Membership:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Events, or rows, beside what they are about: an item, or one of its categories.
+    """Events, or rows, with what they are about: an item, or one of its categories.
 
     Args:
         at: ``[P]`` position of the event or row.

@@ -22,7 +22,7 @@ CLUSTER_COLUMNS: Final = (
 )
 #: What the user's own past shares with the candidate.
 OWN_KINDS: Final = ("cluster", "code_1", "code_2", "category")
-#: f_cross of Eq. 10 (PAPER_GAPS A19), with the exposures and the lift beside the clicks.
+#: f_cross of Eq. 10 (docs/gaps.md A19), with the exposures and the lift next to the clicks.
 A19_COLUMNS: Final = (
     *CLUSTER_COLUMNS,
     "cross_own_code_1_log_positives",
@@ -125,7 +125,7 @@ def cross_statistics(
         Raw statistics; pass them to :func:`standardize_cross`. O((E + N) log E) a snapshot.
 
     References:
-        AKT-Rec 3.2.3, Eq. 10; PAPER_GAPS A19.
+        AKT-Rec 3.2.3, Eq. 10; docs/gaps.md A19.
     """
     kinds = [
         kind

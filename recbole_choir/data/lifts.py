@@ -137,7 +137,7 @@ def neighbourhood_mass(
 ) -> CrossStatistics:
     """How much lies behind a row's lifts: ``log1p(sum_v w_uv n_v)``, one column.
 
-    A user whom no snapshot knows has lifts of 0, as one whose neighbours buy like everybody else
+    A user that no snapshot knows has lifts of 0, as one whose neighbours buy like everybody else
     has. This tells the two apart, which activity as of the row does not: whoever has come since the
     newest snapshot is active and has no neighbourhood.
 

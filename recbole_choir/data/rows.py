@@ -304,7 +304,7 @@ def _scope(wanted: str, in_time: bool) -> str:
 
 
 def _activity_threshold(train: Events) -> float:
-    """80th percentile of positives per user with a training row, at least 1 (PAPER_GAPS C5)."""
+    """80th percentile of positives per user with a training row, at least 1 (docs/gaps.md C5)."""
     bought = np.bincount(train.user, weights=train.label)
     seen = np.bincount(train.user) > 0
     return max(1.0, float(np.percentile(bought[seen], 80)))

@@ -10,8 +10,8 @@ import torch
 if TYPE_CHECKING:
     from recbole_choir.data.activity import Activity
     from recbole_choir.data.clusters.tables import Clusters
+    from recbole_choir.data.table.group_tables import GroupTables
     from recbole_choir.data.table.item_tables import ItemTables
-    from recbole_choir.data.table.semantic_table import GroupTables
 
 Kind = Literal["token", "token_seq", "float"]
 
@@ -57,7 +57,7 @@ class FeatureSchema:
 
 @dataclass
 class ModelInputs:
-    """Everything a model keeps beside its batches; lives once, on the training device.
+    """Everything a model reads besides its batches; lives once, on the training device.
 
     Args:
         schema: Sizes and fields.
@@ -71,7 +71,7 @@ class ModelInputs:
         item_categories: ``int64 [n_items, k]`` category ids of each item, 0-padded, or None.
         sampled_negatives: Rows with label 0 were drawn, not shown to the user: no model may take
             them for observed behaviour.
-        theta_act: 80th percentile of the positives per user in the training rows (PAPER_GAPS C5).
+        theta_act: 80th percentile of the positives per user in the training rows (docs/gaps.md C5).
         history_length: L, the longest history in a batch.
     """
 

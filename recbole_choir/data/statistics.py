@@ -102,7 +102,7 @@ def activity_statistics(
         Raw statistics; pass them to :func:`standardize`.
 
     References:
-        AKT-Rec 4.1.1 (activity features); counts as of the row as in BASELINES section 0.
+        AKT-Rec 4.1.1 (activity features); counts as of the row as in docs/baselines.md.
     """
     user, bought = user_activity(events, rows.user, rows.time, categories)
     return ActivityStatistics(user, item_activity(events, rows.item, rows.time), bought)

@@ -134,7 +134,7 @@ def gauc(
         scores: Any number where higher means more likely positive, ``[N]``; no NaN.
         groups: The user of each row (integers or strings), ``[N]``.
         weighting: The weight of a user's AUC: ``impressions`` (its rows; the default, as DIN
-            defines GAUC and PAPER_GAPS C23 reads "user-weighted"), ``positives`` (its rows with
+            defines GAUC and docs/gaps.md C23 reads "user-weighted"), ``positives`` (its rows with
             label 1, as RecBole's ranking GAUC) or ``uniform``.
 
     Returns:

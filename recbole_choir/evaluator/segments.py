@@ -111,7 +111,7 @@ class Segments:
             ConfigError: If a share or a tail rule is malformed.
 
         References:
-            ChoirRec, section 5.1 (PAPER_GAPS C20); AKT-Rec, section 2 (PAPER_GAPS A21).
+            ChoirRec, section 5.1 (docs/gaps.md C20); AKT-Rec, section 2 (docs/gaps.md A21).
         """
         if not 0 <= low_share <= 1:
             raise ConfigError(f"low_activity_share: expected 0 to 1, got {low_share}")
@@ -202,7 +202,7 @@ class Segments:
 
         Returns:
             Segment name -> :data:`SEGMENT_COLUMNS`: ``auc`` over the segment's rows, ``gauc``,
-            ``gauc_uniform`` (PAPER_GAPS C23), ``rows``, ``users``, ``positive_share`` (of the
+            ``gauc_uniform`` (docs/gaps.md C23), ``rows``, ``users``, ``positive_share`` (of the
             segment's rows), ``users_one_class`` (left out of gauc) and ``logloss``. A user's AUC is
             made of its rows within the segment. What is undefined is NaN.
             ``pandas.DataFrame.from_dict(report, orient="index")`` makes a table.

@@ -1,1 +1,1 @@
-"""``recbole-choir compare``: models on datasets, tuned alike, over seeds, with their controls."""
+"""Studies and comparisons: what is run, its records, tests and tables."""

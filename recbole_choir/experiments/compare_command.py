@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
-import sqlite3
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from recbole_choir.datasets import atomic_config, ensure_atomic_files
 from recbole_choir.errors import ConfigError
 from recbole_choir.experiments.markdown import write_pages
 from recbole_choir.experiments.overrides import common_settings
-from recbole_choir.experiments.plan import Plan, make_plan, parse_seeds
-from recbole_choir.experiments.rows import models_with, rows_dir
-from recbole_choir.experiments.runner import Processes, default_workers, open_progress, run_missing
+from recbole_choir.experiments.plan import Plan, make_plan, models_with, parse_seeds, rows_dir
+from recbole_choir.experiments.record_store import read_records
+from recbole_choir.experiments.runner import (
+    Processes,
+    default_workers,
+    open_progress,
+    run_missing,
+    stop_at_once,
+)
 from recbole_choir.experiments.search_spaces import search_dir
 from recbole_choir.experiments.summary import State, collect, write_chosen, write_significance
 from recbole_choir.experiments.tables import to_markdown
 from recbole_choir.experiments.tuning import load_optuna
-from recbole_choir.integration import ChoirConfig
-from recbole_choir.sources import ensure_atomic_files
+from recbole_choir.files import the_only_one
+from recbole_choir.settings.complete import check
 
 DESCRIPTION = """\
 Compare models on datasets. Every row is tuned with the same number of trials, chosen on
@@ -75,7 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if plan.trials:
         load_optuna()  # before anything is run
     options.out.mkdir(parents=True, exist_ok=True)
-    lock = _lock(options.out)
+    lock = the_only_one(
+        options.out / ".lock", f"--out {options.out}: another comparison is at work there"
+    )
     # what made the numbers, whichever command wrote their tables last
     words = (_without_machine(word) for word in argv if word != "--only-tables")
     command = shlex.join(["recbole-choir", "compare", *words])
@@ -86,14 +92,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         for dataset in plan.datasets:  # once, here: two workers would do it twice
             cell = next(cell for cell in plan.cells if cell.dataset == dataset)
-            ensure_atomic_files(ChoirConfig(cell.model, dataset, config_dict=cell.config))
+            config = check(cell.model, dataset, config_dict=cell.config).final
+            ensure_atomic_files(atomic_config(config, dataset))
         workers = options.workers or default_workers(options.threads)
         try:
             state = run_missing(plan, options.out, workers, Processes(options.out, options.threads))
         except KeyboardInterrupt:
-            _stop()
+            stop_at_once()
     page = write_tables(plan, state, options.out, command)
-    lock.close()
+    lock.release()
     print(page.read_text(encoding="utf-8"))
     print(f"tables: {page}, {options.out / 'tables'}")
     missing = sum(p.total - p.over for p in state.values())
@@ -129,7 +136,7 @@ def dry_run(plan: Plan, out: Path) -> str:
             "searched": f"as {cell.point_of}" if cell.point_of else searched,
         }
     total = sum(plan.runs_of(cell) for cell in plan.cells)
-    done = len(list(out.glob("*.json"))) if out.is_dir() else 0
+    done = len(read_records(out))
     averages = ", ".join(dict.fromkeys(average.name for average in plan.averages))
     return (
         f"{to_markdown(pd.DataFrame.from_dict(rows, orient='index'), '#')}\n\n"
@@ -141,32 +148,10 @@ def dry_run(plan: Plan, out: Path) -> str:
     )
 
 
-def _lock(out: Path) -> sqlite3.Connection:
-    """Keep other comparisons out of the folder until the connection or this process ends.
-
-    Raises:
-        ConfigError: Another one is at work there.
-    """
-    connection = sqlite3.connect(out / ".lock", timeout=0, isolation_level=None)
-    try:
-        connection.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
-        connection.close()
-        raise ConfigError(f"--out {out}: another comparison is at work there ({error})") from error
-    return connection
-
-
 def _without_machine(word: str) -> str:
     """A word of the command, a folder on someone's machine by its last part."""
     option, equals, value = word.rpartition("=")
     return f"{option}{equals}{Path(value).name}" if Path(value).is_absolute() else word
-
-
-def _stop() -> None:
-    """Say what is next and end at once: the runs end with this process."""
-    print("\nstopped: the same command goes on where this one was", file=sys.stderr, flush=True)
-    time.sleep(0.1)
-    os._exit(130)
 
 
 def _plan(options: argparse.Namespace, rest: list[str]) -> Plan:

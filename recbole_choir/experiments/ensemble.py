@@ -12,7 +12,8 @@ import numpy as np
 from recbole_choir import record as records
 from recbole_choir.errors import DataError
 from recbole_choir.evaluator import segment_metrics
-from recbole_choir.experiments.differences import (
+from recbole_choir.experiments.record_store import read_record
+from recbole_choir.experiments.scored_rows import (
     load_predictions,
     same_rows,
     segment_rows,
@@ -24,9 +25,9 @@ def average_pair(first: Path, second: Path, name: str, target: Path) -> Path:
     """Average the predicted probabilities of two runs on the same rows and score the mean.
 
     Args:
-        first, second: Records whose predictions lie beside them (``.npz``).
+        first, second: Records with their predictions next to them (``.npz``).
         name: Name of the resulting cell.
-        target: Where to write the record of the mean; its predictions go beside it.
+        target: Where to write the record of the mean; its predictions go next to it.
 
     Returns:
         ``target``: a record with ``test`` and ``segments`` as a run's record has them.
@@ -38,7 +39,7 @@ def average_pair(first: Path, second: Path, name: str, target: Path) -> Path:
     if differing := same_rows([a, b], ("users", "items", "labels")):
         raise DataError(f"average of {first.name} and {second.name}: different {differing}")
     names = shared_segments([a, b])
-    base, other = records.read_json(first), records.read_json(second)
+    base, other = read_record(first), read_record(second)
     scores = (a["scores"].astype(np.float64) + b["scores"]) / 2
     labels, users = a["labels"].astype(bool), a["users"]
     segments = {}

@@ -10,17 +10,17 @@ from typing import Any, Final
 
 import pandas as pd
 
-from recbole_choir import quick_start
+from recbole_choir.datasets import ensure_atomic_files
 from recbole_choir.errors import ConfigError
 from recbole_choir.experiments.tables import comparison, load_records
 from recbole_choir.integration import ChoirConfig, create_dataset, init_logging, parse_cli
+from recbole_choir.integration.warm_start import train_id_vectors
 from recbole_choir.semantic import load_recipe, snapshot_times
-from recbole_choir.semantic.compare import SEEDS, TABLE, compare, parse_candidates
 from recbole_choir.semantic.frames.canonical import prepare_frames
-from recbole_choir.semantic.profiles.engines import LLM_ENGINES
 from recbole_choir.semantic.profiles.llm_profiles import store_path
+from recbole_choir.semantic.quality.compare import SEEDS, TABLE, compare, parse_candidates
+from recbole_choir.settings.profiles import LLM_ENGINES
 from recbole_choir.settings.recipe import Recipe
-from recbole_choir.sources import ensure_atomic_files
 
 #: The groupings of the paper's Table 2 and of our own, under the names that the cells of
 #: benchmarks/studies/profiles-ml-100k.yaml have.
@@ -70,7 +70,7 @@ def compare_groups(
     if user_ids:
         recipe = next(iter(chosen.values()), load_recipe())
         first = snapshot_times(frames[0]["timestamp"].to_numpy(), recipe)[0]
-        path = quick_start.train_id_vectors(config, float(first))
+        path = train_id_vectors(config, float(first))
         chosen = {
             USER_IDS: load_recipe(
                 recipe,
@@ -85,7 +85,7 @@ def compare_groups(
     tables = Path(config["semantic_dir"])
     return compare(
         prepare_frames(*frames),
-        {name: _beside(recipe, tables) for name, recipe in chosen.items()},
+        {name: _with_store(recipe, tables) for name, recipe in chosen.items()},
         out,
         seeds=seeds,
         cache_dir=tables / ".embeddings",
@@ -94,7 +94,7 @@ def compare_groups(
     )
 
 
-def _beside(recipe: Recipe, tables: Path) -> Recipe:
+def _with_store(recipe: Recipe, tables: Path) -> Recipe:
     """The recipe with the profiles that runs have paid for, and will read."""
     if recipe.profile_engine not in LLM_ENGINES or recipe.profile.store is not None:
         return recipe

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,11 @@ import pandas as pd
 
 from recbole_choir import record as records
 from recbole_choir.evaluator import ASOF_NAMES
-from recbole_choir.experiments.plan import Cell, Plan
-from recbole_choir.experiments.summary import LEVEL, SEGMENTS, State
+from recbole_choir.experiments.plan import SEGMENTS, Cell, Plan
+from recbole_choir.experiments.record_store import read_record
+from recbole_choir.experiments.summary import LEVEL, State
 from recbole_choir.experiments.tables import comparison, difference, gates, to_markdown
+from recbole_choir.files import write_whole
 
 PAGE = "comparison.md"
 TABLES = Path("tables")
@@ -56,7 +57,7 @@ def tidy(plan: Plan, found: Mapping[tuple[str, str], Sequence[Path]]) -> pd.Data
     for dataset in plan.datasets:
         for name in plan.rows(dataset):
             for path in found[dataset, name]:
-                record = records.read_json(path)
+                record = read_record(path)
                 common = {"dataset": dataset, "cell": name, "role": "seed", "seed": record["seed"]}
                 for segment, values in record["segments"].items():
                     if segment in SEGMENTS or segment in ASOF_NAMES:
@@ -125,7 +126,7 @@ def write_pages(
         parts += _search(plan, state, dataset, out)
         parts += _failures(state, dataset)
     page = out / PAGE
-    _write(page, "\n\n".join(parts) + "\n")
+    write_whole(page, "\n\n".join(parts) + "\n")
     return page
 
 
@@ -162,7 +163,7 @@ def _status(
     dataset: str,
     name: str,
 ) -> str:
-    """Finished runs of a row in words: what is missing or failed is said, never left out."""
+    """Finished runs of a row in words: what is missing or failed is named, never left out."""
     done = len(found[dataset, name])
     progress = state.get((dataset, name))
     if progress is None:  # an average
@@ -353,11 +354,4 @@ def _failures(state: State, dataset: str) -> list[str]:
 
 
 def _csv(table: pd.DataFrame, path: Path) -> None:
-    _write(path, table.to_csv(index_label="model", float_format="%.6f"))
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, table.to_csv(index_label="model", float_format="%.6f"))

@@ -1,4 +1,4 @@
-"""Settings of a cell: common ones, its own, a point of its search."""
+"""Settings in layers: common ones, those of a cell, a point of its search."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_choir.errors import ConfigError
-from recbole_choir.settings.layers import Merge, lay, parse_cli, read_yaml
+from recbole_choir.settings.layers import Merge, merged, parse_cli, read_yaml
 
 
 def nested(point: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,8 +42,8 @@ def common_settings(files: list[Path], words: list[str]) -> dict[str, Any]:
     """
     out: dict[str, Any] = {}
     for path in files:
-        out = lay(out, read_yaml(path))
-    out = lay(out, parse_cli(words))
+        out = merged(out, read_yaml(path))
+    out = merged(out, parse_cli(words))
     for key in ("model", "dataset", "seed"):
         if key in out:
             raise ConfigError(

@@ -10,14 +10,31 @@ from typing import Any
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.experiments.overrides import nested, sets
 from recbole_choir.experiments.pruning import FROM_TRIALS
-from recbole_choir.experiments.rows import Rows, load_rows, models_with, rows_dir
 from recbole_choir.experiments.runs import Run
 from recbole_choir.experiments.search_spaces import Space, defaults, load_space, search_dir
-from recbole_choir.integration import ChoirConfig
-from recbole_choir.settings.layers import lay
+from recbole_choir.paths import properties_dir
+from recbole_choir.settings import recbole_keys
+from recbole_choir.settings.complete import check
+from recbole_choir.settings.layers import merged, read_yaml
 
 #: The first of the seeds that ``--seeds=N`` means: 2020, 2021, .. as in the studies.
 FIRST_SEED = 2020
+#: Segments of the tables and of the tests: the papers' Tables 1 and Figure 5.
+SEGMENTS = (
+    "all",
+    "low",
+    "level_1",
+    "level_2",
+    "level_3",
+    "level_4",
+    "level_5",
+    "head_users",
+    "tail_users",
+    "head_items",
+    "tail_items",
+    "new_users",
+    "new_items",
+)
 #: Seed of all trials and of the sampler; no seed of the tables, so that these are new draws.
 TUNE_SEED = 1
 
@@ -66,35 +83,46 @@ class Cell:
     def run(self, seed: int, point: Mapping[str, Any], role: str, **extra: Any) -> Run:
         """A run of this cell at a point of its search.
 
-        What the cell itself sets wins: a sweep takes another cell's point but keeps its own value.
+        A sweep takes another cell's point but keeps its own value.
         """
-        free = {key: value for key, value in point.items() if not sets(self.config, key)}
-        config = lay(self.config, nested(free))
+        if self.point_of:
+            point = {key: value for key, value in point.items() if not sets(self.config, key)}
+        config = merged(self.config, nested(point))
         about = {"kind": self.kind, "row_of": self.of, "sweep": list(self.part or ()) or None}
         return Run(self.name, self.model, self.dataset, seed, config, role, {"row": about, **extra})
 
 
 @dataclass(frozen=True)
 class Average:
-    """The control of two seeds of the reference model, averaged: a row without runs of its own."""
+    """The control of two seeds of one row, averaged: a row without runs of its own.
+
+    Attributes:
+        dataset, name: Of the row.
+        of: Name of the row whose seeds are averaged.
+        by_first: Whether its records bear the digest of the first of their two runs, as those of
+            studies do, and not one of both.
+    """
 
     dataset: str
     name: str
     of: str
+    by_first: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole comparison, checked.
+    """A whole comparison or study, checked.
 
     Attributes:
         cells: In the order of the tables; a dataset's together.
-        averages: One a dataset, after its reference.
+        averages: Each after the row whose seeds it averages.
         seeds: Of the tables; none: only the search is run.
         trials: Of each tuned cell; 0: no search, the defaults.
         base: Name of the reference, to which gains are relative.
         tune_seed: Of trials and sampler.
         prune: Whether weak trials are stopped before their end.
+        grid: Whether the trials are all points of the cells' spaces, and no search.
+        segments: In which rows are tested against each other.
     """
 
     cells: tuple[Cell, ...]
@@ -104,6 +132,8 @@ class Plan:
     base: str
     tune_seed: int = TUNE_SEED
     prune: bool = False
+    grid: bool = False
+    segments: tuple[str, ...] = SEGMENTS
 
     @property
     def datasets(self) -> list[str]:
@@ -129,11 +159,106 @@ class Plan:
 
     def pairs(self, dataset: str) -> list[tuple[str, str]]:
         """Rows that are tested against each other: first minus second."""
-        pairs = [(a.name, a.of) for a in self.averages if a.dataset == dataset]
+        pairs = [(a.name, self.base) for a in self.averages if a.dataset == dataset]
         for cell in self.cells:
             if cell.dataset == dataset:
                 pairs += [(cell.name, other) for other in cell.against]
         return pairs
+
+
+#: What a model's file of rows may hold.
+KINDS = ("controls", "ablation", "sweep", "variants")
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A variant of a model beyond its paper, with the controls of its own.
+
+    Attributes:
+        settings: By which it differs from the model.
+        controls: Name -> settings by which the control differs from the variant.
+    """
+
+    settings: Settings
+    controls: dict[str, Settings] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows that come with a model: ``properties/compare/<Model>.yaml``.
+
+    One file a model holds its controls, the rows of its paper's Table 2, the values of its
+    hyper-parameter figures and its variants beyond the paper, each as the settings by which the
+    row differs.
+
+    Attributes:
+        controls: Name -> settings; rows of every table of the model.
+        ablation: Name -> settings: the paper's Table 2, in its order.
+        sweep: Figure -> value -> settings.
+        variants: Name -> variant.
+    """
+
+    controls: dict[str, Settings] = field(default_factory=dict)
+    ablation: dict[str, Settings] = field(default_factory=dict)
+    sweep: dict[str, dict[str, Settings]] = field(default_factory=dict)
+    variants: dict[str, Variant] = field(default_factory=dict)
+
+
+def rows_dir() -> Path:
+    """Folder with the rows that come with the package."""
+    return properties_dir() / "compare"
+
+
+def models_with(kind: str, folder: Path) -> list[str]:
+    """The models whose file in the folder has rows of a kind."""
+    stems = sorted(path.stem for path in folder.glob("*.yaml"))
+    return [stem for stem in stems if getattr(load_rows(stem, folder), kind)]
+
+
+def load_rows(model: str, folder: Path) -> Rows:
+    """The rows of a model; none where the folder has no file of its name.
+
+    Raises:
+        ConfigError: The file is malformed; the line names file and key.
+    """
+    path = folder / f"{model}.yaml"
+    if not path.is_file():
+        return Rows()
+    content = read_yaml(path)
+    for kind in content:
+        if kind not in KINDS:
+            raise ConfigError(f"{path}: unknown key '{kind}'{nearest(str(kind), KINDS)}")
+    sweep = _mapping(content.get("sweep"), f"{path}: sweep")
+    variants = _rows(content.get("variants"), f"{path}: variants")
+    return Rows(
+        controls=_rows(content.get("controls"), f"{path}: controls"),
+        ablation=_rows(content.get("ablation"), f"{path}: ablation"),
+        sweep={name: _rows(values, f"{path}: sweep.{name}") for name, values in sweep.items()},
+        variants={name: _variant(v, f"{path}: variants.{name}") for name, v in variants.items()},
+    )
+
+
+def _variant(content: Settings, where: str) -> Variant:
+    for key in content:
+        if key not in ("settings", "controls"):
+            raise ConfigError(f"{where}: unknown key '{key}', expected settings and controls")
+    settings = _rows({"settings": content.get("settings")}, where)["settings"]
+    return Variant(settings, _rows(content.get("controls"), f"{where}.controls"))
+
+
+def _mapping(content: Any, where: str) -> dict[str, Any]:
+    if content is not None and not isinstance(content, Mapping):
+        raise ConfigError(f"{where}: expected a mapping, got {content!r}")
+    return {str(key): value for key, value in (content or {}).items()}
+
+
+def _rows(content: Any, where: str) -> dict[str, Settings]:
+    rows = _mapping(content, where)
+    for name, settings in rows.items():
+        if not isinstance(settings, Mapping) or not settings:
+            raise ConfigError(f"{where}.{name}: expected settings {{key: value}}, got {settings!r}")
+    return {name: dict(settings) for name, settings in rows.items()}
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -251,9 +376,8 @@ def _cells(
     reference = () if model == base else (base,)
 
     def cell(name: str, settings: Mapping[str, Any], **about: Any) -> Cell:
-        config = lay(common, settings)
-        checked = ChoirConfig(model=model, dataset=dataset, config_dict=config)
-        values = checked.final_config_dict
+        config = merged(common, settings)
+        values = check(model, dataset, config_dict=config).final
         space = {
             key: dimension
             for key, dimension in load_space(model, search, values).items()
@@ -262,9 +386,8 @@ def _cells(
         first = defaults(space, values)
         # also the keys of the search are keys that the model reads
         probe = {key: first.get(key, (d.choices or (d.high,))[0]) for key, d in space.items()}
-        ChoirConfig(model=model, dataset=dataset, config_dict=lay(config, nested(probe)))
-        metric = str(checked["valid_metric"]).lower()
-        larger = bool(checked["valid_metric_bigger"])
+        check(model, dataset, config_dict=merged(config, nested(probe)))
+        metric = str(values["valid_metric"]).lower()
         return Cell(
             dataset,
             name,
@@ -273,9 +396,9 @@ def _cells(
             space=space,
             first=first,
             metric=metric,
-            larger=larger,
-            eval_step=float(checked["eval_step"]),
-            epochs=int(checked["epochs"]),
+            larger=metric not in recbole_keys.SMALLER_IS_BETTER,
+            eval_step=float(values["eval_step"]),
+            epochs=int(values["epochs"]),
             **about,
         )
 
@@ -288,7 +411,7 @@ def _cells(
         against = (base, *controls)
         yield cell(f"{model} {name}", variant.settings, kind="variant", of=model, against=against)
         for control, changed in zip(controls, variant.controls.values(), strict=True):
-            settings = lay(variant.settings, changed)
+            settings = merged(variant.settings, changed)
             yield cell(control, settings, kind="control", of=model, against=(base,))
     for name, settings in rows.ablation.items() if ablation else ():
         yield cell(f"{model} {name}", settings, kind="ablation", of=model, against=(model,))

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_choir.integration.validation_points import Pruned
+from recbole_choir.errors import Pruned
 
 #: Trials that are never stopped, and that judge the next ones: Optuna's own number for its pruner.
 WARM_UP = 5

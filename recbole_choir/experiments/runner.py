@@ -1,30 +1,61 @@
-"""Run what is missing of a comparison, several processes at a time."""
+"""Run what is missing of a comparison or study, several processes at a time.
+
+How far a cell is, :class:`Progress` knows: its trials come first, then its seeds at the point that
+they chose. What is finished is read from the records, so every start goes on where the last one
+ended.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, NoReturn
 
-import torch
 from tqdm import tqdm
 
-from recbole_choir.experiments.plan import Plan
-from recbole_choir.experiments.progress import Progress
-from recbole_choir.experiments.runs import Run, end_with_parent, execute
-from recbole_choir.experiments.tuning import Tuning, open_storage
+from recbole_choir.experiments.grid import Grid
+from recbole_choir.experiments.plan import Cell, Plan
+from recbole_choir.experiments.pruning import is_pruned
+from recbole_choir.experiments.record_store import read_record
+from recbole_choir.experiments.runs import (
+    Run,
+    end_with_parent,
+    execute,
+    finished,
+    log_path,
+    record_path,
+    write_failure,
+)
+from recbole_choir.experiments.tuning import Search, Trial, Tuning, open_storage
 
 #: Starts a run in a slot and returns its future.
 Start = Callable[[Run, int], "Future[None]"]
 
 
+def stop_at_once() -> NoReturn:
+    """Say what is next and end at once: the runs end with this process."""
+    print("\nstopped: the same command goes on where this one was", file=sys.stderr, flush=True)
+    time.sleep(0.1)
+    os._exit(130)
+
+
+def gpu_count() -> int:
+    """GPUs that runs may take."""
+    import torch  # heavy: a plan that is refused or only shown does without
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def default_workers(threads: int) -> int:
     """One run a GPU where there are GPUs, else as many as the cores allow."""
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = gpu_count()
     if gpus:
         return gpus
     usable = getattr(os, "sched_getaffinity", None)
@@ -43,7 +74,7 @@ class Processes:
     def __init__(self, out: Path, threads: int) -> None:
         self.out = out
         self.threads = threads
-        self._gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        self._gpus = gpu_count()
 
     def __call__(self, run: Run, slot: int) -> Future[None]:
         """Start a run; with several GPUs, slot s takes GPU s modulo their number."""
@@ -59,23 +90,189 @@ class Processes:
         return future
 
 
+class Progress:
+    """The runs of one cell: its trials, then its seeds at the point that they chose.
+
+    Args:
+        cell: The cell.
+        plan: Of which it is.
+        out: Folder of the records.
+        tuning: Its search; None where there is none.
+        source: The cell whose point it takes, for a sweep.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        plan: Plan,
+        out: Path,
+        tuning: Search | None = None,
+        source: Progress | None = None,
+    ) -> None:
+        self.cell = cell
+        self.total = plan.runs_of(cell)
+        self.seeds: list[Run] = []
+        self._plan = plan
+        self.out = out
+        self._tuning = tuning
+        self._source = source
+        self._open: dict[str, list[int]] = {}  # key of a run -> trials it answers
+        self._started: set[str] = set()
+        self._decided = False
+        self._point: dict[str, Any] | None = None
+        self.over = sum(t.state != "open" for t in self.trials())  # of earlier starts
+
+    def ready(self) -> list[Run]:
+        """Runs that may start now and were not given out before; none of them is finished."""
+        out = [] if self._decided else self._trials()
+        if not self.settle():
+            return out
+        for run in self.seeds:
+            if run.key() in self._started or finished(run, self.out):
+                continue
+            self._started.add(run.key())
+            if self._point is None:
+                write_failure(run, self.out, self._reason())
+                self.over += 1
+            else:
+                out.append(run)
+        return out
+
+    def settle(self) -> bool:
+        """Take the point of the seeds, as soon as all trials are over; starts nothing.
+
+        Returns:
+            Whether the point is known, or known to be missing.
+        """
+        if self._decided:
+            return True
+        if not self._decide():
+            return False
+        self.seeds = [self.cell.run(s, self._point or {}, "seed") for s in self._plan.seeds]
+        self.over += sum(finished(run, self.out) for run in self.seeds)
+        return True
+
+    def done(self, run: Run, error: str | None) -> None:
+        """A run of :meth:`ready` has ended; its record is written if it failed."""
+        if error is not None:
+            log = log_path(run, self.out)
+            where = f" (logs/{log.name})" if log.exists() else ""
+            write_failure(run, self.out, f"{error}{where}")
+        if run.role == "tune":
+            self._tell(run)
+        else:
+            self.over += 1
+
+    def trials(self) -> list[Trial]:
+        """Its trials, in order."""
+        return [] if self._tuning is None else self._tuning.all()
+
+    def best(self) -> Trial | None:
+        """The trial that was chosen, of those that are finished."""
+        return None if self._tuning is None else self._tuning.best()
+
+    def failed_trials(self) -> list[dict[str, Any]]:
+        """Records of its trials that failed."""
+        runs = {
+            run.key(): run
+            for run in (
+                self.cell.run(self._plan.tune_seed, trial.point, "tune")
+                for trial in self.trials()
+                if trial.state == "failed"
+            )
+        }
+        return [read_record(record_path(run, self.out)) for run in runs.values()]
+
+    def failed_seeds(self) -> list[dict[str, Any]]:
+        """Records of its seeds that failed."""
+        seen = [read_record(record_path(run, self.out)) or {} for run in self.seeds]
+        return [record for record in seen if "error" in record]
+
+    def _trials(self) -> list[Run]:
+        tuning = self._tuning
+        out: list[Run] = []
+        if tuning is None:
+            return out
+        while True:
+            waiting = {number for numbers in self._open.values() for number in numbers}
+            fresh = [t for t in tuning.all() if t.state == "open" and t.number not in waiting]
+            trial = fresh[0] if fresh else tuning.propose()
+            if trial is None:
+                return out
+            run = self.cell.run(self._plan.tune_seed, trial.point, "tune")
+            run = replace(run, rule=tuning.rule(trial.number))
+            key = run.key()
+            self._open.setdefault(key, []).append(trial.number)
+            if finished(run, self.out):
+                self._started.add(key)
+                self._tell(run)
+            elif key not in self._started or (
+                # stopped there by another rule than this trial's: it has to go further
+                len(self._open[key]) == 1 and self._stopped(run)
+            ):
+                self._started.add(key)
+                out.append(run)
+            elif len(self._open[key]) == 1:  # the same point failed before: not tried again now
+                self._tell(run)
+
+    def _stopped(self, run: Run) -> bool:
+        """Whether a run has left the record of a pruned trial."""
+        return is_pruned(read_record(record_path(run, self.out)) or {})
+
+    def _tell(self, run: Run) -> None:
+        record = read_record(record_path(run, self.out))
+        for number in self._open.pop(run.key(), []):
+            if self._tuning is not None:
+                self._tuning.tell(number, record)
+            self.over += 1
+
+    def _decide(self) -> bool:
+        """Take the point of the seeds, as soon as it is known."""
+        if self._tuning is not None:
+            trials = self._tuning.all()
+            if len(trials) < self._tuning.trials or any(t.state == "open" for t in trials):
+                return False
+            best = self._tuning.best()
+            self._point = None if best is None else best.point
+        elif self._source is not None:
+            if not self._source._decided:
+                return False
+            self._point = self._source._point
+        else:
+            self._point = {}
+        self._decided = True
+        return True
+
+    def _reason(self) -> str:
+        tuned = self if self._source is None else self._source
+        errors = [record["error"] for record in tuned.failed_trials() if "error" in record]
+        first = errors[0] if errors else f"no finite validation {self.cell.metric}"
+        return f"every trial of '{tuned.cell.name}' failed, the first with: {first}"
+
+
 def open_progress(plan: Plan, out: Path, retry: bool = True) -> dict[tuple[str, str], Progress]:
     """The state of every cell as the folder has it.
 
     Args:
         plan: The comparison.
         out: Its folder.
-        retry: Propose failed trials anew; False: leave everything as it is, to look at.
+        retry: Propose failed trials again; False: leave everything as it is, to look at.
     """
-    storage = open_storage(out) if any(plan.trials_of(cell) for cell in plan.cells) else None
+    searched = not plan.grid and any(plan.trials_of(cell) for cell in plan.cells)
+    storage = open_storage(out) if searched else None
     state: dict[tuple[str, str], Progress] = {}
     for cell in plan.cells:
         trials = plan.trials_of(cell)
+        search: Search | None = None
+        if trials and plan.grid:
+            search = Grid(cell)
+        elif trials:
+            search = Tuning(cell, trials, plan.tune_seed, storage, retry, plan.prune)
         state[cell.id] = Progress(
             cell,
             plan,
             out,
-            Tuning(cell, trials, plan.tune_seed, storage, retry, plan.prune) if trials else None,
+            search,
             # where nothing is searched the other cell has no point either: its defaults are used
             state[cell.dataset, cell.point_of] if cell.point_of else None,
         )

@@ -13,11 +13,9 @@ from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from recbole_choir import quick_start
 from recbole_choir import record as records
 from recbole_choir.experiments.pruning import Rule, Watch, is_pruned, scores_of
+from recbole_choir.experiments.record_store import read_record
 
 logger = logging.getLogger("recbole_choir")
 
@@ -75,8 +73,8 @@ def finished(run: Run, out: Path) -> bool:
     Predictions are too large for a repository: of records that came from one, the runs are due.
     """
     path = record_path(run, out)
-    record = records.read_json(path) if path.exists() else {"error": "none"}
-    if "error" in record:
+    record = read_record(path)
+    if record is None or "error" in record:
         return False
     if is_pruned(record):
         return run.rule.stop(scores_of(record, run.rule.metric)) is not None
@@ -88,7 +86,7 @@ def finished(run: Run, out: Path) -> bool:
 
 @cache
 def _say_once(path: Path) -> None:
-    logger.warning("%s: no predictions (.npz) beside it, which tests need: run again", path)
+    logger.warning("%s: no predictions (.npz) next to it, which tests need: run again", path)
 
 
 def execute(run: Run, out: str, threads: int, gpu: int | None = None, log: bool = False) -> None:
@@ -123,6 +121,11 @@ def log_path(run: Run, out: Path) -> Path:
 
 
 def _run(run: Run, out: str, threads: int, gpu: int | None) -> None:
+    # Only a process that trains loads torch and RecBole; planning and checking do not.
+    import torch
+
+    from recbole_choir import quick_start
+
     torch.set_num_threads(threads)
     path = record_path(run, Path(out))
     weights = Path(out) / "runs" / f"{run.key()}-weights"
@@ -159,8 +162,8 @@ def write_failure(run: Run, out: Path, message: str) -> None:
 def end_with_parent() -> None:
     """End this process when the one that started it is gone, killed ones included.
 
-    For the start of a worker: one that nobody waits for would go on beside the next start of the
-    same study, or wait for its first run for ever.
+    For the start of a worker: one that nobody waits for would go on together with the next start of
+    the same study, or wait for its first run for ever.
     """
     parent = parent_process()
     if parent is None:

@@ -11,6 +11,7 @@ from typing import Any
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.paths import properties_dir
 from recbole_choir.settings import catalogue
+from recbole_choir.settings.base import Settings
 from recbole_choir.settings.layers import read_yaml
 from recbole_choir.settings.run import RunSettings
 
@@ -108,8 +109,9 @@ def load_space(model: str, folder: Path, config: Mapping[str, Any]) -> Space:
 
     Args:
         model: Its name.
-        folder: With ``default.yaml`` and perhaps ``<Model>.yaml``, whose ranges win over those in
-            the classes of settings (:func:`recbole_choir.settings.base.setting`).
+        folder: With ``default.yaml`` and perhaps ``<Model>.yaml``. To the package's own folder the
+            ranges in the classes of settings (:func:`recbole_choir.settings.base.setting`) belong;
+            any other says all that is searched.
         config: The model's configuration: keys that it lacks are left out.
 
     Returns:
@@ -120,7 +122,8 @@ def load_space(model: str, folder: Path, config: Mapping[str, Any]) -> Space:
         ConfigError: A file is missing or malformed; the line names file, key and what is wrong.
     """
     given = _read(folder / "default.yaml")
-    for cls in filter(None, (RunSettings, catalogue.settings_class(model))):
+    ours = (RunSettings, catalogue.settings_class(model) or Settings)
+    for cls in ours if folder == search_dir() else ():
         for key, content in cls.searched().items():
             given.setdefault(key, _dimension(content, f"{cls.__name__}.{key}"))
     space = {

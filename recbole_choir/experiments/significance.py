@@ -38,45 +38,12 @@ class Difference:
     p: float = float("nan")
 
 
-def paired_bootstrap(
-    users: npt.ArrayLike,
-    labels: npt.ArrayLike,
-    first: Sequence[npt.ArrayLike],
-    second: Sequence[npt.ArrayLike],
-    n_draws: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Difference:
-    """Compare two models on the same rows by resampling users.
-
-    The per-user AUCs are averaged over the seeds of a model first, so that the interval speaks of
-    users; the spread over seeds stands beside it in the tables.
-
-    Args:
-        users, labels: User and label of each row, ``[N]``.
-        first, second: Scores ``[N]`` of each seed of the two models.
-        n_draws: Bootstrap draws. 2000 gives a stable 95 % interval.
-        confidence: Coverage of the interval.
-        seed: Seed of the draws.
-
-    Returns:
-        The impression-weighted difference and its interval.
-
-    Raises:
-        DataError: No scores, or no user has both classes.
-    """
-    if not first or not second:
-        raise DataError(
-            f"paired bootstrap: expected scores of both, got {len(first)}, {len(second)}"
-        )
-    users_auc = UserAUC.of(users, labels)
-    gap = users_auc.mean(first) - users_auc.mean(second)
-    return bootstrap(gap[:, None], users_auc.weight, n_draws, confidence, seed)[0]
-
-
 @dataclass(frozen=True)
 class UserAUC:
     """Per-user AUCs on one set of rows.
+
+    Those of several seeds of a model are averaged first, so that an interval over users speaks of
+    users; the spread over seeds stands next to it in the tables.
 
     Attributes:
         users, labels: User and label of each row, ``[N]``.

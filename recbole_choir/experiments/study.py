@@ -17,53 +17,52 @@ A study file::
       - {name: two Base seeds averaged, of: Base}
     segments: [all, low, new_users]        # columns of the tables; default: users by activity
 
-Settings are laid over each other as a run's own layers: of ``semantic`` and ``eval_args`` a cell
-may give single entries. Every finished run is a record on disk, named by the hash of what was
-asked; a second start runs what is missing. A failed run is written as a record with its error and
-shown in the tables.
+Settings come in layers, as those of a run: the common ones, those of the cell, a point of the grid.
+Of ``semantic`` and ``eval_args`` a cell may give single entries. A study is a plan like that of
+``recbole-choir compare``, with a grid in place of the search, and is run in the same way: every
+finished run is a record on disk, named by the hash of what was asked; a second start runs what is
+missing; a failed run is a record with its error and is shown in the tables.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
-from multiprocessing import get_context
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
-from tqdm import tqdm
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from recbole_choir import record as records
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.evaluator import SEGMENT_NAMES
-from recbole_choir.experiments.differences import write_differences
-from recbole_choir.experiments.ensemble import average_pair, seed_pairs
-from recbole_choir.experiments.runs import Run, end_with_parent, execute, finished, write_failure
+from recbole_choir.experiments.grid import points
+from recbole_choir.experiments.overrides import nested
+from recbole_choir.experiments.plan import TUNE_SEED, Average, Cell, Plan
+from recbole_choir.experiments.record_store import read_records
+from recbole_choir.experiments.runner import Processes, run_missing, stop_at_once
+from recbole_choir.experiments.search_spaces import Dimension, Space
+from recbole_choir.experiments.summary import collect, write_chosen, write_significance
 from recbole_choir.experiments.tables import SEGMENTS, markdown_tables
-from recbole_choir.settings.layers import lay
+from recbole_choir.settings.complete import check
+from recbole_choir.settings.layers import merged, read_yaml
 
-STUDY_KEYS = {"name", "datasets", "seeds", "tune", "common", "cells", "averages", "segments"}
-
-
-CELL_KEYS = {"name", "model", "config", "control"}
+#: In how many of its segments, from the first on, the rows of a study are tested.
+TESTED = 3
 
 
 @dataclass(frozen=True)
 class Study:
-    """A parsed study file."""
+    """A study file, read and checked.
 
-    name: str
-    datasets: list[str]
-    seeds: list[int]
-    cells: list[dict[str, Any]]
-    common: dict[str, Any]
-    tune: dict[str, Any]
-    averages: list[dict[str, Any]]
-    segments: list[str] = field(default_factory=lambda: list(SEGMENTS))
+    Attributes:
+        plan: What is run, and which rows are tested against each other.
+        segments: Columns of the tables.
+    """
+
+    plan: Plan
+    segments: tuple[str, ...]
 
     @classmethod
     def load(cls, path: Path) -> Study:
@@ -72,132 +71,175 @@ class Study:
         Raises:
             ConfigError: An unknown or missing key, in one line.
         """
-        content = yaml.safe_load(path.read_text()) or {}
-        for key in content:
-            if key not in STUDY_KEYS:
-                raise ConfigError(f"{path}: unknown key '{key}'{nearest(key, STUDY_KEYS)}")
-        for key in ("datasets", "seeds", "cells"):
-            if not content.get(key):
-                raise ConfigError(f"{path}: key '{key}' is missing or empty")
-        for segment in content.get("segments") or ():
-            if segment not in SEGMENT_NAMES:
-                raise ConfigError(
-                    f"{path}: segments: expected any of {', '.join(SEGMENT_NAMES)}, got "
-                    f"'{segment}'{nearest(str(segment), SEGMENT_NAMES)}"
-                )
-        names = [cell.get("name", cell["model"]) for cell in content["cells"]]
-        for cell in content["cells"]:
-            for key in cell:
-                if key not in CELL_KEYS:
-                    raise ConfigError(f"{path}: unknown key '{key}'{nearest(key, CELL_KEYS)}")
-            if cell.get("control", names[0]) not in names:
-                raise ConfigError(
-                    f"{path}: control '{cell['control']}': no such cell"
-                    f"{nearest(cell['control'], names)}"
-                )
-        for average in content.get("averages", []):
-            if average["of"] not in names:
-                raise ConfigError(
-                    f"{path}: average of '{average['of']}': no such cell"
-                    f"{nearest(average['of'], names)}"
-                )
-        return cls(
-            name=str(content.get("name", path.stem)),
-            datasets=list(content["datasets"]),
-            seeds=[int(s) for s in content["seeds"]],
-            cells=[{**c, "name": n} for c, n in zip(content["cells"], names)],
-            common=dict(content.get("common") or {}),
-            tune=dict(content.get("tune") or {}),
-            averages=list(content.get("averages") or []),
-            segments=list(content.get("segments") or SEGMENTS),
+        content = _read(path)
+        names = [str(cell.get("name", cell["model"])) for cell in content["cells"]]
+        tune = content.get("tune") or {}
+        grid = {k: Dimension(choices=tuple(v)) for k, v in (tune.get("grid") or {}).items()}
+        trials = len(points(grid))
+        if trials < 2:  # nothing to choose
+            grid, trials = {}, 0
+        segments = tuple(content.get("segments") or SEGMENTS)
+        plan = Plan(
+            cells=tuple(
+                _cell(dataset, name, cell, content.get("common") or {}, grid, names[0])
+                for dataset in content["datasets"]
+                for name, cell in zip(names, content["cells"])
+            ),
+            averages=tuple(
+                Average(dataset, str(average["name"]), str(average["of"]), by_first=True)
+                for dataset in content["datasets"]
+                for average in content.get("averages") or ()
+            ),
+            seeds=tuple(int(seed) for seed in content["seeds"]),
+            trials=trials,
+            base=names[0],
+            tune_seed=int(tune.get("seed", TUNE_SEED)),
+            grid=True,
+            segments=segments[:TESTED],
         )
-
-    @property
-    def compared(self) -> list[str]:
-        """Segments in which differences are bootstrapped: the first three columns."""
-        return self.segments[:3]
-
-    def grid(self) -> list[dict[str, Any]]:
-        """Points of the tuning grid; one empty point without one."""
-        grid = self.tune.get("grid") or {}
-        return [dict(zip(grid, point)) for point in itertools.product(*grid.values())]
-
-    def pairs(self) -> list[tuple[str, str]]:
-        """Pairs of cells to compare: with the first cell, and with the cell's own control."""
-        names = [*(c["name"] for c in self.cells), *(a["name"] for a in self.averages)]
-        pairs = [(name, names[0]) for name in names[1:]]
-        return pairs + [(c["name"], c["control"]) for c in self.cells if "control" in c]
-
-    def _config(self, cell: dict[str, Any], point: dict[str, Any]) -> dict[str, Any]:
-        """Settings of a run: a cell's lie over the common ones, a point of the grid over both."""
-        return lay(lay(self.common, cell.get("config", {})), point)
-
-    def tuning_runs(self) -> Iterator[Run]:
-        """Runs that choose a point of the grid for each cell, on validation."""
-        points = self.grid()
-        if len(points) < 2:
-            return
-        for dataset, cell, point in itertools.product(self.datasets, self.cells, points):
-            config = self._config(cell, point)
-            yield Run(cell["name"], cell["model"], dataset, int(self.tune["seed"]), config, "tune")
-
-    def seed_runs(self, chosen: dict[tuple[str, str], dict[str, Any]]) -> Iterator[Run]:
-        """Runs for the table, each cell at its chosen point."""
-        for dataset, cell, seed in itertools.product(self.datasets, self.cells, self.seeds):
-            point = chosen.get((dataset, cell["name"]), {})
-            config = self._config(cell, point)
-            yield Run(cell["name"], cell["model"], dataset, seed, config)
+        return cls(plan, segments)
 
 
-def _run_all(runs: Sequence[Run], out: Path, workers: int, threads: int) -> None:
-    missing = [r for r in runs if not finished(r, out)]
-    if not missing:
-        return
-    context = get_context("spawn")
-    # One task a process: a crash or a leak of one run cannot touch another.
-    with (
-        ProcessPoolExecutor(
-            workers, mp_context=context, initializer=end_with_parent, max_tasks_per_child=1
-        ) as pool,
-        tqdm(total=len(missing), desc="runs") as bar,
-    ):
-        futures = {pool.submit(execute, run, str(out), threads): run for run in missing}
-        for future in as_completed(futures):
-            run, error = futures[future], future.exception()
-            bar.set_postfix_str(run.cell)
-            bar.update()
-            if error is not None:  # a failed cell is shown in the tables, never skipped
-                message = f"{type(error).__name__}: {error}"
-                write_failure(run, out, message)
-                tqdm.write(f"failed: {run.key()}: {message}")
+class _CellFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    name: str | None = None
+    config: dict[str, Any] | None = None
+    control: str | None = None
 
 
-def choose(study: Study, out: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """For each dataset and cell, the grid point with the best validation GAUC."""
-    best: dict[tuple[str, str], tuple[float, dict[str, Any]]] = {}
-    for run in study.tuning_runs():
-        record = records.read_json(out / f"{run.key()}.json")
-        score = float(record.get("best_valid", {}).get("gauc", float("-inf")))
-        point = {k: run.config[k] for k in study.tune["grid"]}
-        if score > best.get((run.dataset, run.cell), (float("-inf"), {}))[0]:
-            best[(run.dataset, run.cell)] = (score, point)
-    return {key: point for key, (_, point) in best.items()}
+class _AverageFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    of: str
 
 
-def average_records(study: Study, runs: Sequence[Run], out: Path) -> None:
-    """Write the control records: the mean score of pairs of seeds of one cell.
+class _TuneFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
 
-    Averaging two seeds of the same model is the cheapest way to be larger; a gain that does not
-    beat it is a gain in size (specs of the study, control "two seeds averaged").
+    seed: int = TUNE_SEED
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] | None = None
+
+
+class _StudyFile(BaseModel):
+    """A study file, key by key."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str | None = None
+    datasets: Annotated[list[str], Field(min_length=1)]
+    seeds: Annotated[list[int], Field(min_length=1)]
+    cells: Annotated[list[_CellFile], Field(min_length=1)]
+    tune: _TuneFile | None = None
+    common: dict[str, Any] | None = None
+    averages: list[_AverageFile] | None = None
+    segments: list[str] | None = None
+
+
+_PARTS: dict[str, type[BaseModel]] = {
+    "cells": _CellFile,
+    "averages": _AverageFile,
+    "tune": _TuneFile,
+}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a study file, checked: all that is wrong, in one line.
+
+    Raises:
+        ConfigError: See above.
     """
-    for average in study.averages:
-        for dataset in study.datasets:
-            members = [r for r in runs if r.cell == average["of"] and r.dataset == dataset]
-            paths = [out / f"{r.key()}.json" for r in members]
-            paths = [p for p in paths if p.with_suffix(".npz").exists()]
-            for first, second in seed_pairs(paths):
-                name = f"{dataset}-{records.file_name(average['name'])}-{first.stem[-8:]}.json"
-                average_pair(first, second, average["name"], out / name)
+    content = read_yaml(path)
+    try:
+        _StudyFile.model_validate(content)
+    except ValidationError as error:
+        lines = [_fault(found) for found in error.errors()]
+        raise ConfigError.of(f"{path}: {line}" for line in lines) from None
+    problems = list(_contradictions(content))
+    if problems:
+        raise ConfigError.of(f"{path}: {line}" for line in problems)
+    return content
+
+
+def _fault(found: Any) -> str:
+    """One of pydantic's errors in words."""
+    *where, key = found["loc"]
+    place = ".".join(map(str, found["loc"]))
+    if found["type"] == "extra_forbidden":
+        models: dict[str, type[BaseModel]] = {
+            "cells": _CellFile,
+            "averages": _AverageFile,
+            "tune": _TuneFile,
+        }
+        known = models.get(str(where[0]) if where else "", _StudyFile).model_fields
+        return f"unknown key '{key}'{nearest(str(key), known)}"
+    if found["type"] == "missing" or (len(found["loc"]) == 1 and found["type"] == "too_short"):
+        if key == "model":
+            return f"{'.'.join(map(str, where))}: expected a model, got {sorted(found['input'])}"
+        return f"key '{key}' is missing or empty"
+    return f"{place}: {found['msg'][:1].lower()}{found['msg'][1:]}, got {found['input']!r}"
+
+
+def _contradictions(content: Mapping[str, Any]) -> Iterator[str]:
+    for segment in content.get("segments") or ():
+        if segment not in SEGMENT_NAMES:
+            yield (
+                f"segments: expected any of {', '.join(SEGMENT_NAMES)}, got '{segment}'"
+                f"{nearest(str(segment), SEGMENT_NAMES)}"
+            )
+    names = [str(cell.get("name", cell["model"])) for cell in content["cells"]]
+    averages = content.get("averages") or ()
+    rows = [*names, *(average["name"] for average in averages)]
+    for row in dict.fromkeys(row for row in rows if rows.count(row) > 1):
+        yield f"cells: expected names, all different, got '{row}' twice"
+    for cell in content["cells"]:
+        control = cell.get("control", names[0])
+        if control not in names:
+            yield f"control '{control}': no such cell{nearest(control, names)}"
+    for average in averages:
+        if average["of"] not in names:
+            yield f"average of '{average['of']}': no such cell{nearest(average['of'], names)}"
+
+
+def check_cells(plan: Plan) -> None:
+    """Check the configuration of every cell at every point of its grid, before anything is run.
+
+    Raises:
+        ConfigError: All that is wrong, in one line.
+    """
+    problems: list[str] = []
+    for cell in plan.cells:
+        for point in points(cell.space) or [{}]:
+            try:
+                check(cell.model, cell.dataset, config_dict=merged(cell.config, nested(point)))
+            except ConfigError as error:
+                problems += [f"cell '{cell.name}': {line}" for line in error.problems]
+    if problems:
+        raise ConfigError.of(problems)
+
+
+def _cell(
+    dataset: str,
+    name: str,
+    content: Mapping[str, Any],
+    common: Mapping[str, Any],
+    grid: Space,
+    first: str,
+) -> Cell:
+    """A cell, compared with the first one and with its own control."""
+    against = [first] if name != first else []
+    if "control" in content:
+        against.append(str(content["control"]))
+    return Cell(
+        dataset,
+        name,
+        content["model"],
+        merged(common, content.get("config") or {}),
+        space=grid,
+        against=tuple(dict.fromkeys(against)),
+    )
 
 
 def run_study(path: Path, out: Path, workers: int = 1, threads: int = 1) -> Path:
@@ -213,32 +255,46 @@ def run_study(path: Path, out: Path, workers: int = 1, threads: int = 1) -> Path
     Returns:
         The folder of the records.
     """
-    study = Study.load(path)
+    plan = Study.load(path).plan
+    check_cells(plan)
     out.mkdir(parents=True, exist_ok=True)
-    tuning = list(study.tuning_runs())
-    _run_all(tuning, out, workers, threads)
-    chosen = choose(study, out)
-    runs = list(study.seed_runs(chosen))
-    _run_all(runs, out, workers, threads)
-    average_records(study, runs, out)
-    if all(finished(r, out) for r in runs):
-        write_differences(out, study.pairs(), study.compared)
+    state = run_missing(plan, out, workers, Processes(out, threads))
+    found = collect(plan, state, out)
+    write_significance(plan, found, out)
+    write_chosen(plan, state, out)
     return out
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``recbole-choir study FILE --out FOLDER [--workers N]``."""
+    """``recbole-choir study FILE --out FOLDER [--workers N]``.
+
+    Returns:
+        0 when every run is finished, 1 when some failed.
+    """
     parser = argparse.ArgumentParser(prog="recbole-choir study", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("file", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder of the records")
     parser.add_argument("--workers", type=int, default=1, help="runs at a time")
     parser.add_argument("--threads", type=int, default=1, help="threads a run")
+    parser.add_argument("--dry-run", action="store_true", help="check every cell, run nothing")
     parser.add_argument("--table", type=Path, help="also write the tables to this Markdown file")
     options = parser.parse_args(argv)
-    out = run_study(options.file, options.out, options.workers, options.threads)
+    if options.dry_run:
+        plan = Study.load(options.file).plan
+        check_cells(plan)
+        runs, done = sum(map(plan.runs_of, plan.cells)), len(read_records(options.out))
+        print(f"{len(plan.cells)} cells, at most {runs} runs; {done} records in {options.out}")
+        return 0
+    try:
+        out = run_study(options.file, options.out, options.workers, options.threads)
+    except KeyboardInterrupt:
+        stop_at_once()
     text = markdown_tables(out, segments=Study.load(options.file).segments)
     print(text)
     if options.table:
         options.table.write_text(text)
-    return 0
+    failed = sum("error" in record for record in read_records(out))
+    if failed:
+        print(f"{failed} runs failed: the same command tries them again", file=sys.stderr)
+    return int(failed > 0)

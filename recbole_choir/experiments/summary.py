@@ -13,34 +13,19 @@ import numpy as np
 
 from recbole_choir import record as records
 from recbole_choir.errors import DataError
-from recbole_choir.experiments.differences import FILE as DIFFERENCES
-from recbole_choir.experiments.differences import load_predictions, same_rows, segment_rows
 from recbole_choir.experiments.ensemble import average_pair, seed_pairs
 from recbole_choir.experiments.plan import Average, Plan
-from recbole_choir.experiments.progress import Progress
+from recbole_choir.experiments.record_store import SUMMARY, read_record, read_records
+from recbole_choir.experiments.runner import Progress
 from recbole_choir.experiments.runs import finished, record_path
+from recbole_choir.experiments.scored_rows import load_predictions, same_rows, segment_rows
 from recbole_choir.experiments.significance import UserAUC, bootstrap, holm, paired_t
 
-#: Segments of the tables and of the tests: the papers' Tables 1 and Figure 5.
-SEGMENTS = (
-    "all",
-    "low",
-    "level_1",
-    "level_2",
-    "level_3",
-    "level_4",
-    "level_5",
-    "head_users",
-    "tail_users",
-    "head_items",
-    "tail_items",
-    "new_users",
-    "new_items",
-)
 #: Fewest draws of the bootstrap; many tests take more, see :func:`draws_for`.
 DRAWS = 10_000
-CHOSEN = Path("summary") / "chosen.json"
-SIGNIFICANCE = Path("summary") / "significance.json"
+CHOSEN = Path(SUMMARY) / "chosen.json"
+DIFFERENCES = Path(SUMMARY) / "differences.json"
+SIGNIFICANCE = Path(SUMMARY) / "significance.json"
 #: Below this corrected p a difference is marked in the tables.
 LEVEL = 0.05
 
@@ -67,8 +52,8 @@ def collect(plan: Plan, state: State, out: Path) -> dict[tuple[str, str], list[P
         paths = _average(average, found[average.dataset, average.of], out)
         found[average.dataset, average.name] = paths
         asked[average.dataset, average.name] = set(paths)
-    for path in sorted(out.glob("*.json")):
-        record = records.read_json(path)
+    for file, record in read_records(out).items():
+        path = out / file
         key, role = (record.get("dataset"), record.get("cell")), record.get("role")
         if key not in asked or role == "tune":
             continue
@@ -81,20 +66,32 @@ def collect(plan: Plan, state: State, out: Path) -> dict[tuple[str, str], list[P
 def _average(average: Average, members: Sequence[Path], out: Path) -> list[Path]:
     paths = []
     for first, second in seed_pairs(members):
-        digest = records.config_hash({"of": [first.name, second.name]})
-        seed = records.read_json(first)["seed"]
-        name = f"{average.dataset}-{records.file_name(average.name)}-{seed}-{digest}.json"
-        path = out / name
-        if not path.exists():
+        name = f"{average.dataset}-{records.file_name(average.name)}"
+        if average.by_first:
+            name = f"{name}-{first.stem[-8:]}"
+        else:
+            digest = records.config_hash({"of": [first.name, second.name]})
+            name = f"{name}-{read_record(first)['seed']}-{digest}"
+        path = out / f"{name}.json"
+        if not _is_current(path, (first, second)):
             average_pair(first, second, average.name, path)
         paths.append(path)
     return paths
 
 
+def _is_current(average: Path, members: Sequence[Path]) -> bool:
+    """Whether an average is there, and newer than the predictions that it was made from."""
+    own = average.with_suffix(".npz")
+    if read_record(average) is None or not own.exists():
+        return False
+    made = [path.with_suffix(".npz").stat().st_mtime_ns for path in members]
+    return own.stat().st_mtime_ns >= max(made)
+
+
 def write_significance(
     plan: Plan, found: Mapping[tuple[str, str], Sequence[Path]], out: Path
 ) -> list[dict[str, Any]]:
-    """Test every pair of the plan in every segment, and write the result beside the records.
+    """Test every pair of the plan in every segment, and write the result next to the records.
 
     Two tests: a paired bootstrap over users (is it these users?), with the per-user AUCs averaged
     over the seeds, and a paired t-test over the seeds both have (is it this seed?). Each is
@@ -113,7 +110,7 @@ def write_significance(
                 row[corrected] = float(value)
         rows += part
     records.write_json(out / SIGNIFICANCE, rows)
-    # what a study writes too, and its readers know: pairs with a figure alone
+    # what its readers know: pairs with a figure alone
     records.write_json(out / DIFFERENCES, [r for r in rows if r.get("mean") is not None])
     return rows
 
@@ -133,7 +130,7 @@ def write_chosen(plan: Plan, state: State, out: Path) -> list[dict[str, Any]]:
     Returns:
         A dict a searched row: dataset, row, model, metric, trials, pruned and failed (numbers of
         trials), over (whether all are), value (validation) and point of the best trial, null where
-        there is none, and value of the defaults.
+        there is none, and value of the defaults (null of a grid, which need not have them).
     """
     rows: list[dict[str, Any]] = []
     for cell in plan.cells:
@@ -153,7 +150,7 @@ def write_chosen(plan: Plan, state: State, out: Path) -> list[dict[str, Any]]:
                 "over": len(trials) == plan.trials_of(cell) and not count["open"],
                 "value": best.value if best else None,
                 "point": best.point if best else None,
-                "defaults": trials[0].value if trials else None,
+                "defaults": trials[0].value if trials and not plan.grid else None,
             }
         )
     if rows:
@@ -168,7 +165,7 @@ def _dataset(
     names = plan.rows(dataset)
     present = [name for name in names if found[dataset, name]]
     loaded = {name: load_predictions(found[dataset, name]) for name in present}
-    seen = {name: [records.read_json(path) for path in found[dataset, name]] for name in present}
+    seen = {name: [read_record(path) for path in found[dataset, name]] for name in present}
     averages = {average.name for average in plan.averages}
     tested: list[tuple[str, str]] = []
     for cell, against in plan.pairs(dataset):
@@ -180,11 +177,11 @@ def _dataset(
             rows.append({**pair, "error": "not scored on the same rows"})
         else:
             tested.append((cell, against))
-    draws = draws_for(len(tested) * len(SEGMENTS))
-    for segment in SEGMENTS if tested else ():
-        reference = loaded[tested[0][0]][0]
-        if segment not in reference["segment_names"].tolist():
-            raise DataError(f"{dataset}: the predictions have no segment '{segment}'")
+    draws = draws_for(len(tested) * len(plan.segments))
+    for segment in plan.segments if tested else ():
+        for name in {name for pair in tested for name in pair}:
+            for run in loaded[name]:
+                segment_rows(run, segment)  # all know it, or this is an error
         chances = _segment(tested, loaded, segment, draws)
         for (cell, against), chance in zip(tested, chances):
             ours, theirs = _shared(seen[cell], seen[against], segment)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from recbole_choir import record as records
 from recbole_choir.evaluator import ASOF_NAMES
-from recbole_choir.experiments.differences import FILE as DIFFERENCES
+from recbole_choir.experiments.record_store import read_record, read_records
+from recbole_choir.experiments.summary import DIFFERENCES
 
 #: Columns of a study's tables that asks for none. As-of segments that no record has are left out.
 SEGMENTS = (
@@ -35,8 +35,7 @@ def load_records(folder: Path) -> pd.DataFrame:
         Columns dataset, cell, role, seed, segment, auc, gauc, rows, users, error.
     """
     rows: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("*.json")):
-        record = records.read_json(path)
+    for record in read_records(folder).values():
         common = {k: record.get(k) for k in ("dataset", "cell", "role", "seed", "error")}
         for segment, values in record.get("segments", {"all": {}}).items():
             rows.append({**common, "segment": segment, **values})
@@ -45,9 +44,8 @@ def load_records(folder: Path) -> pd.DataFrame:
 
 def differences(folder: Path, dataset: str) -> pd.DataFrame:
     """Differences in GAUC between pairs of cells, from the study's summary; empty without one."""
-    path = folder / DIFFERENCES
     table: dict[str, dict[str, str]] = {}
-    for row in records.read_json(path) if path.exists() else []:
+    for row in read_record(folder / DIFFERENCES) or ():
         if row["dataset"] == dataset:
             name = f"{row['cell']} − {row['against']}"
             table.setdefault(name, {})[row["segment"]] = difference(row)
@@ -83,8 +81,7 @@ GATES = {
 def gates(folder: Path, dataset: str) -> pd.DataFrame:
     """What the gates did in the last epoch, averaged over seeds; a row per cell that has gates."""
     rows = []
-    for path in sorted(folder.glob("*.json")):
-        record = records.read_json(path)
+    for record in read_records(folder).values():
         history = record.get("history") or [{}]
         seen = history[-1].get("diagnostics") or {}
         if record.get("dataset") == dataset and record.get("role") == "seed" and seen:

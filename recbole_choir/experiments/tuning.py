@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from recbole_choir import record as records
 from recbole_choir.errors import ConfigError
@@ -29,6 +29,7 @@ from recbole_choir.experiments.pruning import (
     scores_of,
 )
 from recbole_choir.experiments.search_spaces import Dimension
+from recbole_choir.files import whole_file
 
 #: Trials drawn without looking at results: Optuna's own number for its TPE sampler.
 RANDOM_TRIALS = 10
@@ -58,11 +59,10 @@ def open_storage(out: Path) -> Any:
     # RDBStorage writes its tables in steps: made under another name and moved when whole
     path = out / STORAGE
     if not path.exists():
-        temporary = out / f".{STORAGE}.new"
-        temporary.unlink(missing_ok=True)
-        storage = optuna.storages.RDBStorage(f"sqlite:///{temporary}")
-        storage.engine.dispose()
-        temporary.replace(path)
+        with whole_file(path) as temporary:
+            temporary.unlink(missing_ok=True)
+            storage = optuna.storages.RDBStorage(f"sqlite:///{temporary}")
+            storage.engine.dispose()
     return optuna.storages.RDBStorage(f"sqlite:///{path}")
 
 
@@ -83,6 +83,31 @@ class Trial:
     state: str
 
 
+class Search(Protocol):
+    """What proposes the trials of a cell and chooses among them.
+
+    Attributes:
+        trials: How many trials it has in all.
+    """
+
+    trials: int
+
+    def all(self) -> list[Trial]:
+        """The trials so far, in order."""
+
+    def propose(self) -> Trial | None:
+        """The next trial; none when all are proposed or the next waits for open ones."""
+
+    def rule(self, number: int) -> Rule:
+        """When a trial is stopped before its end."""
+
+    def tell(self, number: int, record: Mapping[str, Any]) -> None:
+        """Tell the result of a trial from the record of its run."""
+
+    def best(self) -> Trial | None:
+        """The trial that is chosen; none if all failed."""
+
+
 class Tuning:
     """The trials of one cell.
 
@@ -91,7 +116,7 @@ class Tuning:
         trials: How many trials.
         seed: Of the sampler.
         storage: From :func:`open_storage`.
-        retry: Propose failed trials anew; False: leave everything as it is, to look at.
+        retry: Propose failed trials again; False: leave everything as it is, to look at.
         prune: Stop weak trials before their end. It makes another search than without, since the
             sampler sees other results; what both run whole is run once.
     """
@@ -233,9 +258,7 @@ class Tuning:
 
     def best(self) -> Trial | None:
         """The trial with the best validation metric, the earliest of equals; none if all failed."""
-        sign = 1.0 if self.cell.larger else -1.0
-        scored = [(sign * t.value, -t.number, t) for t in self.all() if t.value is not None]
-        return max(scored, key=lambda entry: entry[:2])[2] if scored else None
+        return best_of(self.all(), self.cell.larger)
 
     def _point(self, params: Mapping[str, Any]) -> dict[str, Any]:
         space = self.cell.space
@@ -248,6 +271,13 @@ class Tuning:
             key: value if space[key].choices or space[key].whole else space[key].stored(value)
             for key, value in point.items()
         }
+
+
+def best_of(trials: Iterable[Trial], larger: bool) -> Trial | None:
+    """The trial with the best validation metric, the earliest of equals; none if all failed."""
+    sign = 1.0 if larger else -1.0
+    scored = [(sign * t.value, -t.number, t) for t in trials if t.value is not None]
+    return max(scored, key=lambda entry: entry[:2])[2] if scored else None
 
 
 def validation(record: Mapping[str, Any], metric: str) -> float | None:

@@ -2,18 +2,15 @@
 
 RecBole pickles its ``Config`` object into every checkpoint, and such a file can only be read by
 executing what is in it. The form here is ``torch.save`` of a dict of tensors and plain values,
-which ``torch.load(weights_only=True)`` reads. It is written beside its place and renamed when
+which ``torch.load(weights_only=True)`` reads. It is written under another name and renamed when
 whole: a killed run or a full disk leaves the older file.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import pickle
 import random
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +21,7 @@ import numpy as np
 import torch
 
 from recbole_choir.errors import CheckpointError
+from recbole_choir.files import whole_file
 
 FORMAT = "recbole-choir-checkpoint"
 FORMAT_VERSION = 1
@@ -166,20 +164,11 @@ def save(
         "rng": _plain(rng or {}, "rng"),
         "extra": _plain(extra or {}, "extra"),
     }
-    temporary: str | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
+        with whole_file(path, durable=True) as temporary, temporary.open("wb") as file:
             torch.save(payload, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     # torch's zip writer turns a failed write (a full disk) into a RuntimeError.
     except (OSError, RuntimeError) as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
         raise CheckpointError(
             f"checkpoint {path}: cannot be written ({_one_line(error)}); "
             "an older file of that name is unchanged"

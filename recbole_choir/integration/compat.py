@@ -6,7 +6,7 @@ Every remedy is confined to RecBole's own modules:
   library in the process sees them (and ``hasattr(np, "float")`` starts to lie); on numpy 2 that
   also fails. Here RecBole's modules get a private view of numpy that knows the old names; numpy
   itself is left alone.
-* pandas: the few methods that pandas 3 breaks are compiled anew from RecBole's source with two
+* pandas: the few methods that pandas 3 breaks are compiled again from RecBole's source with two
   expressions rewritten (:class:`_PandasThree`). What pandas 2 does with the result is unchanged.
 * pandas' Python parser, which RecBole reads atomic files with, gives way to the C parser: the same
   frame, some five to ten times sooner (:func:`read_atomic_frame`).
@@ -107,7 +107,10 @@ def read_atomic_frame(
     columns: dict[str, Any] = {"delimiter": delimiter, "usecols": usecols, "encoding": encoding}
     if len(delimiter) != 1:
         return pd.read_csv(path, dtype=dtype, engine="python", **columns)
-    frame = pd.read_csv(path, dtype=str, engine="c", **columns)
+    # "nan", "NA" and "null" are names like any other; only an empty field is a missing one.
+    frame = pd.read_csv(
+        path, dtype=str, engine="c", keep_default_na=False, na_values=[""], **columns
+    )
     for name, kind in dtype.items():
         if kind is not str:
             frame[name] = frame[name].to_numpy(object).astype(kind)
@@ -161,7 +164,7 @@ class _PandasThree(ast.NodeTransformer):
 
 
 def _rewritten(function: FunctionType, expected: int) -> Callable[..., Any]:
-    """Compile ``function`` anew with the pandas rewrites; tracebacks keep RecBole's own lines."""
+    """Compile ``function`` again with the pandas rewrites; tracebacks keep RecBole's own lines."""
     lines, first_line = inspect.getsourcelines(function)
     tree = ast.parse(textwrap.dedent("".join(lines)))
     transformer = _PandasThree()

@@ -13,6 +13,7 @@ import torch
 from recbole.config import Config
 from recbole.utils import EvaluatorType, ModelType
 
+from recbole_choir.datasets import known_datasets
 from recbole_choir.errors import ConfigError
 from recbole_choir.integration import compat
 from recbole_choir.integration.registry import model_class
@@ -20,7 +21,6 @@ from recbole_choir.settings import catalogue, complete, recbole_keys
 from recbole_choir.settings.base import Settings
 from recbole_choir.settings.layers import YamlLoader, parse_cli
 from recbole_choir.settings.recipe import Recipe
-from recbole_choir.sources import known_datasets
 
 __all__ = ["ChoirConfig", "known_datasets", "parse_cli"]
 

@@ -132,9 +132,9 @@ class BatchLoader:
                 ids = batch[id_field]
                 for name, values in table.items():
                     batch[name] = values.index_select(0, ids)
-            injection = self.dataset.injection
-            if injection is not None:
-                injection.gather(batch, self.inputs, self.dataset.uid_field)
+            zoo_fields = self.dataset.zoo_fields
+            if zoo_fields is not None:
+                zoo_fields.gather(batch, self.inputs, self.dataset.uid_field)
             return batch
         length = self.inputs.history_length
         start, end = batch.pop(HIST_START), batch.pop(HIST_END)
@@ -182,7 +182,7 @@ class _PackedColumns:
 
 
 def _columns_of(dataset: ChoirDataset, join: bool) -> dict[str, torch.Tensor]:
-    """Columns of a part's rows: ids, label and contexts, and what the model reads beside them."""
+    """Columns of a part's rows: ids, label and contexts, and what else the model reads."""
     part = dataset.part
     if part is None:
         raise ConfigError("loader: expected one part of a built dataset, got the whole")
@@ -192,8 +192,8 @@ def _columns_of(dataset: ChoirDataset, join: bool) -> dict[str, torch.Tensor]:
         if values.dim() == 3:
             raise ConfigError(f"context_fields: expected token or float fields, got {name}")
     if join:
-        injection = dataset.injection
-        wanted = set() if injection is None else {fields.SNAPSHOT, *injection.float_fields}
+        zoo_fields = dataset.zoo_fields
+        wanted = set() if zoo_fields is None else {fields.SNAPSHOT, *zoo_fields.float_fields}
         return {**inter, **{n: v for n, v in known.items() if n in wanted}}
     at = torch.as_tensor(dataset.row_inputs.parts[part])
     contexts = {n: v[at] for n, v in dataset.contexts.items()}
@@ -233,8 +233,8 @@ def data_preparation(
     """
     splits = dataset.build()
     join = not getattr(config.model_class, "reads_model_inputs", False)
-    if join and dataset.injection is not None:
-        dataset.injection.check(dataset.model_inputs)
+    if join and dataset.zoo_fields is not None:
+        dataset.zoo_fields.check(dataset.model_inputs)
     loaders = []
     for number, split in enumerate(splits):
         training = number == 0

@@ -19,6 +19,7 @@ from recbole.utils import FeatureType, ModelType
 from recbole_choir.data.activity import Activity
 from recbole_choir.data.clusters.tables import Clusters
 from recbole_choir.data.fields import N_BUY
+from recbole_choir.data.file_checks import FACTORS, refuse
 from recbole_choir.data.lifts import LiftSource
 from recbole_choir.data.rows import RowInputs
 from recbole_choir.data.schema import FeatureSchema, Field, ModelInputs
@@ -26,14 +27,16 @@ from recbole_choir.data.split import ratio_split, time_order
 from recbole_choir.data.statistics import ITEM_STAT_NAMES, USER_STAT_NAMES, Events
 from recbole_choir.data.table.group_tables import GroupTables, Scale
 from recbole_choir.data.table.item_tables import ItemTables
+from recbole_choir.data.table.own_scores import OwnVectors
 from recbole_choir.data.table.semantic_table import SemanticTable
+from recbole_choir.data.table.soft_groups import SoftGroups
 from recbole_choir.errors import ConfigError, DataError, TableError, nearest
 from recbole_choir.evaluator import Segments
+from recbole_choir.file_findings import findings_of, log_findings
 from recbole_choir.integration import compat, feature_arrays
-from recbole_choir.integration.injection import Injection
-from recbole_choir.integration.negatives import has_sampled_negatives
+from recbole_choir.integration.feature_arrays import has_sampled_negatives, in_share
 from recbole_choir.integration.roles import Roles, find_roles
-from recbole_choir.integration.user_share import in_share
+from recbole_choir.integration.zoo_fields import ZooFields
 
 logger = logging.getLogger("recbole_choir")
 
@@ -53,7 +56,7 @@ class _Shared:
     categories: NDArray[np.int64] | None = None
     contexts: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
     scales: dict[str, Scale] = dataclasses.field(default_factory=dict)
-    injection: Injection | None = None
+    zoo_fields: ZooFields | None = None
     lift_ids: dict[str, NDArray[np.int64]] = dataclasses.field(default_factory=dict)
     past: Events | None = None
     splits: list[ChoirDataset] = dataclasses.field(default_factory=list)
@@ -80,14 +83,16 @@ class ChoirDataset(Dataset):
 
     def __init__(self, config: Any) -> None:
         compat.apply()
-        Injection.clear(config)
+        ZooFields.clear(config)
         self.part: int | None = None
         super().__init__(config)
 
     # --- loading ---------------------------------------------------------------------------
 
     def _load_data(self, token: str, dataset_path: str) -> None:
+        refuse(log_findings(findings_of(self.config)))
         super()._load_data(token, dataset_path)
+        self.inter_feat[self.time_field] /= FACTORS[self.config["time_unit"]]
         self._numbers: list[str] = []
         # Before RecBole numbers the values of what is still a token.
         for field in self.config["numeric_attr_fields"] or ():
@@ -411,6 +416,7 @@ class ChoirDataset(Dataset):
         ids = [frame[f].map(self.field2token_id[f]).to_numpy(np.float64) for f in names[:2]]
         stamps = frame[str(self.time_field)]
         time = np.asarray(pd.to_numeric(stamps, errors="coerce"), dtype=np.float64)
+        time = time / FACTORS[self.config["time_unit"]]
         good = np.isfinite(ids[0]) & np.isfinite(ids[1]) & np.isfinite(time)
         logger.info(
             "%s: %d positives that are no rows, %d left out (user or item unknown, or no time)",
@@ -478,9 +484,9 @@ class ChoirDataset(Dataset):
         return self._shared.rows
 
     @property
-    def injection(self) -> Injection | None:
+    def zoo_fields(self) -> ZooFields | None:
         """What is added to the batches of RecBole's own models, if anything."""
-        return self._shared.injection
+        return self._shared.zoo_fields
 
     @property
     def contexts(self) -> dict[str, torch.Tensor]:
@@ -647,7 +653,7 @@ class ChoirDataset(Dataset):
         if "lifts" in needs:
             ids = self._shared.lift_ids
             names = rows.attach_lifts(
-                table.soft.groups(table, users),
+                SoftGroups.join(table.soft, table, users),
                 table.snapshot_times,
                 [LiftSource("item", None), *(LiftSource(f, v) for f, v in ids.items())],
                 float(config["lift_prior"]),
@@ -658,7 +664,7 @@ class ChoirDataset(Dataset):
             inputs.schema = dataclasses.replace(inputs.schema, lift_names=names)
         if "own_scores" in needs:
             items = self.field2id_token[self.iid_field]
-            names = rows.attach_own_scores(table.soft.own_vectors(table, users, items))
+            names = rows.attach_own_scores(OwnVectors.join(table.soft, table, users, items))
             inputs.schema = dataclasses.replace(inputs.schema, own_score_names=names)
 
     def _segments(self) -> Segments:
@@ -690,7 +696,7 @@ class ChoirDataset(Dataset):
         )
 
     def _inject(self) -> None:
-        """Register what RecBole's own models are given beside the dataset's fields."""
+        """Register what RecBole's own models are given on top of the dataset's fields."""
         wanted = list(self.config["inject"] or ())
         if not wanted:
             return
@@ -699,9 +705,9 @@ class ChoirDataset(Dataset):
                 "inject: %s reads the tables itself, nothing is added", self.config["model"]
             )
             return
-        if self._shared.injection is None:
-            self._shared.injection = Injection(wanted, pairs=self._pairs)
-        self._shared.injection.register(self)
+        if self._shared.zoo_fields is None:
+            self._shared.zoo_fields = ZooFields(wanted, pairs=self._pairs)
+        self._shared.zoo_fields.register(self)
 
 
 class ChoirTreeDataset(ChoirDataset):

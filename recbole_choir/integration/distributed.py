@@ -8,6 +8,7 @@ gathered parts can be put back in order without sending any index.
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import tempfile
@@ -20,6 +21,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from recbole_choir.errors import ChoirError, ConfigError, DataError
+from recbole_choir.files import write_whole
+
+logger = logging.getLogger("recbole_choir")
 
 
 class ProcessError(ChoirError):
@@ -244,7 +248,11 @@ def spawn(
             while not finished:
                 finished = context.join()
         except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
-            raise ProcessError(_failure(context, error, nproc)) from error
+            whole = all((Path(folder) / f"result-{r}").is_file() for r in range(nproc))
+            if not whole or isinstance(error, mp.ProcessRaisedException):
+                raise ProcessError(_failure(context, error, nproc)) from error
+            # gloo may abort while its connections close: by then all results are there
+            logger.warning("a process ended badly after its work was done: %s", error)
         return [pickle.loads((Path(folder) / f"result-{r}").read_bytes()) for r in range(nproc)]
 
 
@@ -261,7 +269,7 @@ def _child(
     torch.set_num_threads(threads)
     init(process_rank, nproc, f"file://{folder}/meeting", use_gpu=use_gpu)
     result = fn(*args)
-    (Path(folder) / f"result-{process_rank}").write_bytes(pickle.dumps(result))
+    write_whole(Path(folder) / f"result-{process_rank}", pickle.dumps(result))
     barrier()
     shutdown()
 

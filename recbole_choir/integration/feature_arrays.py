@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,59 @@ from numpy.typing import NDArray
 
 from recbole_choir.data.table.group_tables import Scale
 from recbole_choir.errors import DataError, nearest
+
+logger = logging.getLogger("recbole_choir")
+
+MANIFEST = "manifest.json"  # of dataset_adapters
+
+
+def has_sampled_negatives(given: Any, folder: str | Path) -> bool:
+    """Tell whether rows with label 0 were drawn rather than shown to the user.
+
+    Args:
+        given: The key ``sampled_negatives``: True or False, or None to ask the manifest that an
+            adapter left next to the atomic files.
+        folder: The dataset's own folder.
+
+    Returns:
+        What was given, else what the manifest says; False without one.
+    """
+    if given is not None:
+        return bool(given)
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        return False
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        logger.warning("%s: not readable (%s), its negatives are taken as observed", path, error)
+        return False
+    return isinstance(manifest, dict) and bool(manifest.get("negatives"))
+
+
+def in_share(users: pd.Series, share: float, seed: int) -> NDArray[np.bool_]:
+    """Decide which rows belong to users of the share.
+
+    Adapters have a hash of their own (``dataset_adapters.user_share``), of numbers, without the
+    texts of a log's users. This one chose the users of recorded results, that one those of folders
+    that are converted already: with one hash for both, some of them would be other users.
+
+    The id alone decides (a hash of it and the seed), so the order of rows, other users and the
+    machine change nothing, and a larger share holds the smaller ones of its seed. Popularity and
+    statistics are then those of the share: nothing of the other users is left.
+
+    Args:
+        users: ``[N]`` ids as in the files.
+        share: From 0 to 1.
+        seed: Another seed chooses other users.
+
+    Returns:
+        ``[N]``.
+    """
+    codes, distinct = pd.factorize(users.astype(str))
+    names: Any = np.asarray(distinct, dtype=object)
+    hashed = pd.util.hash_array(names, hash_key=f"{seed % 10**16:016d}", categorize=False)
+    return np.asarray((hashed < share * 2.0**64)[codes], dtype=bool)
 
 
 def token_array(values: pd.Series, size: int, name: str) -> torch.Tensor:

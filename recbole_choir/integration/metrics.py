@@ -1,6 +1,6 @@
 """Metrics on labelled rows under RecBole's names, GAUC among them.
 
-RecBole's own ``GAUC`` ranks all candidates of a user and cannot stand beside AUC and LogLoss. The
+RecBole's own ``GAUC`` ranks all candidates of a user and cannot stand next to AUC and LogLoss. The
 evaluator here has a registry of its own, so that RecBole's stays as it is for other code in the
 process: ``gauc`` means the labelled GAUC in a run of this package, and the ranking one elsewhere.
 """

@@ -56,7 +56,7 @@ def build_optimizer(
         learner: A name of :data:`~recbole_choir.settings.recbole_keys.LEARNERS`.
         params: Parameters or groups of them.
         learning_rate, weight_decay: Of the groups that do not say otherwise.
-        initial_accumulator: Of Adagrad; .1 is TensorFlow's, which papers imply (PAPER_GAPS C7).
+        initial_accumulator: Of Adagrad; .1 is TensorFlow's, which papers imply (docs/gaps.md C7).
 
     Raises:
         ConfigError: For another learner.

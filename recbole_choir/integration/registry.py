@@ -79,25 +79,25 @@ def register_model(cls: type) -> type:
         known_to_recbole = old is None and importlib.util.find_spec(full) is not None
         if known_to_recbole and sys.modules.get(full) is not module:
             raise ConfigError(f"register_model({name}): RecBole has a model of this name: {full}")
-    stand_in = _stand_in(module, alias, cls)
-    sys.modules[alias] = stand_in
+    shown = _module_for_recbole(module, alias, cls)
+    sys.modules[alias] = shown
     parent = importlib.import_module(RECBOLE_PACKAGE)
-    setattr(parent, key, stand_in)
+    setattr(parent, key, shown)
     setattr(parent, name, cls)
     _registered[name] = cls
     return cls
 
 
-def _stand_in(module: ModuleType, alias: str, cls: type) -> ModuleType:
+def _module_for_recbole(module: ModuleType, alias: str, cls: type) -> ModuleType:
     """The module RecBole will see: the class's own, unless that has no spec to be found by."""
     if getattr(module, "__spec__", None) is not None and getattr(module, cls.__name__, cls) is cls:
         return module
     # A model written in a script or a notebook lives in __main__, which find_spec refuses; and
     # a decorator runs before the name is bound, which is fine above.
-    stand_in = ModuleType(alias, module.__doc__)
-    stand_in.__spec__ = ModuleSpec(alias, None)
-    setattr(stand_in, cls.__name__, cls)
-    return stand_in
+    shown = ModuleType(alias, module.__doc__)
+    shown.__spec__ = ModuleSpec(alias, None)
+    setattr(shown, cls.__name__, cls)
+    return shown
 
 
 def _class_named_after(module: ModuleType) -> type | None:

@@ -140,7 +140,7 @@ class Resumable:
             raise CheckpointError(
                 f"{resume_file}: expected a checkpoint of a whole epoch to resume from, got one "
                 f"after step {state.extra['within']} of epoch {state.epoch}; "
-                "take the <name>-last.pth beside it"
+                "take the <name>-last.pth next to it"
             )
         if state.optimizer is not None:
             self.optimizer.load_state_dict(state.optimizer)

@@ -18,7 +18,6 @@ from torch.nn.utils import clip_grad_norm_
 
 from recbole_choir.errors import ConfigError, DataError
 from recbole_choir.integration import distributed
-from recbole_choir.integration.loss_meter import LossMeter, TrainingError
 from recbole_choir.integration.metrics import LabelledEvaluator, data_struct
 from recbole_choir.integration.optimizer import (
     LazyDecay,
@@ -31,7 +30,9 @@ from recbole_choir.integration.resumption import Resumable
 from recbole_choir.integration.schedule import learning_rate_at
 from recbole_choir.integration.training_checks import TrainingChecks
 from recbole_choir.integration.training_log import (
+    LossMeter,
     Trackers,
+    TrainingError,
     describe_training,
     describe_validation,
     progress,
@@ -69,8 +70,8 @@ class ChoirTrainer(Resumable, Trainer):
     * ``lr_schedule`` moves the learning rate at every step from ``learning_rate`` to ``lr_final``;
       Adagrad starts from ``adagrad_initial_accumulator``;
     * metrics are computed once on all rows, in every process of a multi-process run;
-    * checkpoints hold tensors and plain values; beside the best one, ``<name>-last.pth`` is written
-      every epoch, and a run resumed from it ends with the same bits;
+    * checkpoints hold tensors and plain values; next to the best one, ``<name>-last.pth`` is
+      written every epoch, and a run resumed from it ends with the same bits;
     * ``eval_step`` may be a part of an epoch: 0.25 validates after each quarter. Training has the
       same bits with and without these validations; the best checkpoint may be of mid-epoch;
     * TensorBoard is written only if the config says ``tensorboard: True``;
@@ -327,7 +328,8 @@ class ChoirTrainer(Resumable, Trainer):
             if (step + 1) % CHECK_EVERY == 0:
                 show_loss(bar, sum(meter.means(epoch, n_steps)))
             if within is not None and step + 1 in stops:
-                meter.means(epoch, n_steps)  # a loss that is not finite is said before its scores
+                # A loss that is not finite is an error before it has scores.
+                meter.means(epoch, n_steps)
                 if not within(epoch, step + 1):
                     break
         means = meter.means(epoch, n_steps)

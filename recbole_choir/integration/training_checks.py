@@ -131,7 +131,7 @@ def auc_standard_error(n_positive: int, n_negative: int) -> float:
 def warn_of_chance(trainer: Any) -> None:
     """Warn where the validation AUC of the best epoch cannot be told from .5.
 
-    Needs ``AUC`` among the metrics and a validation in this fit; else nothing is said.
+    Needs ``AUC`` among the metrics and a validation in this fit; else there is no warning.
 
     Args:
         trainer: With ``best_valid_result`` and, of the last validation, ``predictions``: every

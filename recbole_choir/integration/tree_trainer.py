@@ -6,7 +6,7 @@ import importlib
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
 from types import ModuleType
@@ -18,11 +18,68 @@ import torch
 from recbole.utils import get_local_time
 
 from recbole_choir.errors import CheckpointError, ConfigError, DataError
+from recbole_choir.files import whole_file
 from recbole_choir.integration import distributed
 from recbole_choir.integration.metrics import LabelledEvaluator, data_struct
 from recbole_choir.integration.predictions import Predictions, interaction_of
 from recbole_choir.integration.training_checks import warn_of_chance
-from recbole_choir.integration.tree_features import feature_matrix, feature_names
+
+# A list field with more tokens than this keeps its first token only, in one column.
+MAX_MULTI_HOT = 64
+
+Columns = Mapping[str, npt.NDArray[Any]]
+
+
+def feature_names(columns: Columns, exclude: Sequence[str]) -> list[str]:
+    """Name the features of a training set.
+
+    Args:
+        columns: Field -> ``[N]`` or ``[N, k]``; integer lists are padded with 0.
+        exclude: Fields that are not features: the label above all.
+
+    Raises:
+        DataError: If nothing is left.
+    """
+    names: list[str] = []
+    for field, values in columns.items():
+        if field in exclude:
+            continue
+        if values.ndim == 1:
+            names.append(field)
+        elif values.ndim == 2 and values.dtype.kind == "f":
+            names += [f"{field}@{k}" for k in range(values.shape[1])]
+        elif values.ndim == 2:
+            top = int(values.max(initial=0))
+            if top <= MAX_MULTI_HOT:
+                names += [f"{field}={token}" for token in range(1, top + 1)]
+            else:
+                names.append(f"{field}@0")
+    if not names:
+        raise DataError("tree features: expected at least one field besides the label, got none")
+    return names
+
+
+def feature_matrix(columns: Columns, names: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Build the features that :func:`feature_names` named, ``[N, F]``.
+
+    Raises:
+        DataError: If a field is missing.
+    """
+    made = []
+    for name in names:
+        field, is_token, token = name.partition("=")
+        field, _, column = (field, "", "") if is_token else field.partition("@")
+        if field not in columns:
+            raise DataError(f"tree features: expected the field '{field}' of the model, got none")
+        values = columns[field]
+        if is_token:
+            feature = (values == int(token)).any(axis=1)
+        elif column:
+            feature = values[:, int(column)]
+        else:
+            feature = values
+        made.append(feature.astype(np.float32))
+    return np.stack(made, axis=1)
 
 
 def collect_columns(loader: Any) -> dict[str, npt.NDArray[Any]]:
@@ -104,10 +161,8 @@ class TreeTrainer:
         self.model = self._fit(train, valid, names, verbose and show_progress)
         seconds = time.perf_counter() - start
         if saved:
-            Path(self.saved_model_file).parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(self.saved_model_file).with_suffix(f".tmp{self.suffix}")
-            self.model.save_model(str(temporary))
-            os.replace(temporary, self.saved_model_file)
+            with whole_file(self.saved_model_file) as temporary:
+                self.model.save_model(str(temporary))
         entry: dict[str, Any] = {
             "epoch": 0,
             "train_loss": None,

@@ -8,12 +8,8 @@ from typing import Any
 
 import torch
 
-from recbole_choir.errors import ChoirError, ConfigError
+from recbole_choir.errors import ConfigError
 from recbole_choir.integration import distributed
-
-
-class Pruned(ChoirError):
-    """A run was stopped by ``callback_fn``: its validation is too weak to go on."""
 
 
 def validation_steps(eval_step: int | float, n_steps: int) -> list[int]:
@@ -48,7 +44,7 @@ def undisturbed(model: Any, device: torch.device) -> Iterator[None]:
     """Leave training as it is, bit for bit, whatever is evaluated meanwhile.
 
     Kept are random states, the model's mode, and ``training_state`` of a model that has one: what
-    an evaluation computes anew and training reads. With several processes, saved buffers are made
+    an evaluation computes again and training reads. With several processes, saved buffers are made
     equal meanwhile, so that all predict the same, and are the process's own again afterwards.
     Nothing waits for the device.
     """

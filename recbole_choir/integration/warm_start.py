@@ -1,26 +1,33 @@
-"""Starting a model from weights that were trained before."""
+"""Other models that a run trains first: for weights to start from, or for users' id vectors."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from recbole_choir.errors import CheckpointError, ConfigError, nearest
+from recbole_choir.files import whole_file
 from recbole_choir.integration import checkpoint
 from recbole_choir.integration.config import ChoirConfig
+from recbole_choir.integration.dataloader import data_preparation
+from recbole_choir.integration.dataset import create_dataset
 from recbole_choir.integration.registry import known_models
 from recbole_choir.integration.runtime import create_model, init_seed
 from recbole_choir.integration.trainer import get_trainer
+from recbole_choir.record import config_hash
 
 logger = logging.getLogger("recbole_choir")
 
-# Keys that belong to the run itself; the model it starts from has them otherwise.
-_OWN = ("model", "dataset", "run_name", "resume", "warm_start")
+# Keys of a run that the model it trains first does not take over: what it starts from, ...
+_OF_RUN = ("model", "dataset", "run_name", "resume", "warm_start")
+# ... or what needs the table that is not there yet.
+_OF_TABLES = ("model", "dataset", "run_name", "semantic", "use_llm_emb", "variant")
 
 
 @dataclass
@@ -122,14 +129,8 @@ def warm_start(config: Any, data: Any, train: Any, valid: Any) -> WarmStart | No
 def _train(
     config: Any, name: str, changes: dict[str, Any], data: Any, train: Any, valid: Any
 ) -> WarmStart:
-    given = {k: v for k, v in config.external_config_dict.items() if k not in _OWN}
-    known = set(ChoirConfig(model=name, dataset=config["dataset"]).final_config_dict)
-    given = {k: v for k, v in given.items() if k in known}
-    other = ChoirConfig(
-        model=name,
-        dataset=config["dataset"],
-        config_dict={**given, **changes, "warm_start": None, "resume": None},
-    )
+    changes = {**changes, "warm_start": None, "resume": None}
+    other = _config_of(config, name, _OF_RUN, changes)
     if _reads_tables(other) != _reads_tables(config):
         raise ConfigError(
             f"warm_start: expected a model with the batches of {config['model']}, got {name} "
@@ -141,6 +142,65 @@ def _train(
     trainer.fit(train, valid, saved=True, show_progress=other["show_progress"])
     state = checkpoint.load(trainer.saved_model_file, map_location="cpu")
     return WarmStart(name, state.state_dict, state.extra.get("table"), len(trainer.history))
+
+
+def train_id_vectors(config: Any, before: float) -> Path:
+    """Train a Base on the rows before a time and write its users' id vectors.
+
+    The rows the vectors are later used for must not have trained them, so only what lies before
+    the first snapshot is used; the split inside it is the run's own.
+
+    Args:
+        config: The run that needs the vectors; dataset, seed and training settings are its own.
+        before: Epoch seconds; rows at or after are left out.
+
+    Returns:
+        A ``.npz`` with ``user_ids`` and ``vectors`` for the grouping input ``id_embedding``: those
+        of the users with a training row there. The others' are what they started as.
+    """
+    intervals = {**(config["val_interval"] or {}), config["TIME_FIELD"]: f"(-inf,{before!r})"}
+    base = _config_of(
+        config, "Base", _OF_TABLES, {"val_interval": intervals, "nproc": 1, "quiet": True}
+    )
+    out = Path(config["semantic_dir"]) / (
+        f"{config['dataset']}-base-trained-{config_hash(base.plain())}.npz"
+    )
+    if out.exists():
+        logger.info("id vectors %s: reused", out)
+        return out
+    logger.info("training a Base on the rows before the first snapshot for its user vectors")
+    data = create_dataset(base)
+    data.build_splits()
+    train, valid, _ = data_preparation(base, data)
+    init_seed(base["seed"], base["reproducibility"])
+    model = create_model(base, data)
+    get_trainer(base)(base, model).fit(train, valid, saved=False, show_progress=False)
+    trained = np.unique(data.train_events()[0])
+    logger.info("id vectors: %d of %d users have a training row", len(trained), data.user_num - 1)
+    with whole_file(out) as temporary:
+        np.savez(
+            temporary,
+            user_ids=np.asarray(data.field2id_token[data.uid_field], dtype=str)[trained],
+            vectors=model.user_table.weight.detach().cpu().numpy()[trained],
+        )
+    return out
+
+
+def _config_of(config: Any, model: str, without: Sequence[str], changes: Mapping[str, Any]) -> Any:
+    """The configuration of another model on the dataset of a run.
+
+    Args:
+        config: The run's configuration.
+        model: The other model.
+        without: Keys that it does not take over from what the run was given.
+        changes: Keys in place of the run's.
+
+    Returns:
+        What the run was given, as far as the other model knows the keys, and the changes on top.
+    """
+    known = set(ChoirConfig(model=model, dataset=config["dataset"]).final_config_dict) - {*without}
+    given = {k: v for k, v in config.external_config_dict.items() if k in known}
+    return ChoirConfig(model=model, dataset=config["dataset"], config_dict={**given, **changes})
 
 
 def _reads_tables(config: Any) -> bool:

@@ -68,7 +68,7 @@ class ChoirRecommender(ContextRecommender):
         ConfigError: If the dataset has no ``model_inputs`` or a setting is wrong.
 
     References:
-        ChoirRec 4.4.1 (individual channel); BASELINES sections 0 and 1.
+        ChoirRec 4.4.1 (individual channel); docs/baselines.md.
     """
 
     #: The class of the model's settings: a subclass of :class:`SharedSettings`.

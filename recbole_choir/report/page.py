@@ -1,9 +1,10 @@
-"""Writing the report: one page, and its numbers and pictures beside it."""
+"""``recbole-choir report``: one page of tables and plots from a folder of records."""
 
 from __future__ import annotations
 
-import os
+import argparse
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from plotly.offline import get_plotlyjs
 from recbole_choir import record as records
 from recbole_choir.data.table.semantic_table import SemanticTable
 from recbole_choir.errors import DataError, TableError
+from recbole_choir.files import write_whole
 from recbole_choir.report.plotly_figures import fragment
 from recbole_choir.report.png_figures import write_png
 from recbole_choir.report.records import RecordFolder
 from recbole_choir.report.sections import Section, make_section
 
+DESCRIPTION = "One page of tables and plots from a folder of records."
 TEMPLATE = Path(__file__).with_name("report.html.jinja2")
 
 
@@ -36,7 +39,7 @@ def write_report(
 
     Args:
         folder: The records.
-        out: The page. CSV files and pictures go into ``<name>_files`` beside it.
+        out: The page. CSV files and pictures go into ``<name>_files`` next to it.
         semantic: Folders of semantic tables that the runs have read: for the map of users.
         base: Cell that gains are measured from; see :meth:`RecordFolder.load`.
         title: Heading of the page. Default: the name of the folder.
@@ -54,17 +57,15 @@ def write_report(
     loaded = RecordFolder.load(folder, base)
     tables = _tables_of(loaded, semantic)
     sections = [make_section(loaded, name, tables.get(name, ())) for name in loaded.datasets]
-    beside = out.with_name(f"{out.stem}_files")
+    files = out.with_name(f"{out.stem}_files")
     try:
-        beside.mkdir(parents=True, exist_ok=True)
+        files.mkdir(parents=True, exist_ok=True)
         for section in sections:
-            _write_beside(section, beside)
+            _write_files(section, files)
         page = render(
-            loaded, sections, title or f"Report: {folder.resolve().name}", beside.name, made_by
+            loaded, sections, title or f"Report: {folder.resolve().name}", files.name, made_by
         )
-        temporary = out.with_name(f".{out.name}.{os.getpid()}")
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, out)
+        write_whole(out, page)
     except OSError as error:
         raise DataError(f"--out {out}: cannot be written: {error.strerror or error}") from None
     return out
@@ -127,13 +128,48 @@ def _tables_of(folder: RecordFolder, semantic: Sequence[Path]) -> dict[str, list
     return found
 
 
-def _write_beside(section: Section, beside: Path) -> None:
+def _write_files(section: Section, files: Path) -> None:
     name = _stem(section.dataset)
-    _write_csv(section.numbers, beside / f"{name}-numbers.csv")
+    _write_csv(section.numbers, files / f"{name}-numbers.csv")
     for plot in section.plots:
-        _write_csv(plot.frame, beside / f"{name}-{plot.name}.csv")
-        write_png(plot, beside / f"{name}-{plot.name}.png")
+        _write_csv(plot.frame, files / f"{name}-{plot.name}.csv")
+        write_png(plot, files / f"{name}-{plot.name}.png")
 
 
 def _write_csv(frame: pd.DataFrame, path: Path) -> None:
     frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def main(argv: Sequence[str]) -> int:
+    """``recbole-choir report RECORDS_DIR --out report.html [--semantic DIR ...]``."""
+    parser = argparse.ArgumentParser(
+        prog="recbole-choir report", description=DESCRIPTION, allow_abbrev=False
+    )
+    parser.add_argument("records", type=Path, help="folder of records, of a study or of runs")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the page; CSV and PNG go into <name>_files"
+    )
+    parser.add_argument(
+        "--semantic",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="semantic tables that the runs have read: for the map of users and the group sizes",
+    )
+    parser.add_argument("--base", help="cell that gains are measured from (default: Base)")
+    parser.add_argument("--title", help="heading of the page (default: the folder's name)")
+    options = parser.parse_args(argv)
+    if not (options.out.suffix or options.out.is_dir()):  # a browser goes by the ending
+        options.out = options.out.with_suffix(".html")
+    shown = [Path(word).name if Path(word).is_absolute() else word for word in argv]
+    out = write_report(
+        options.records,
+        options.out,
+        semantic=options.semantic,
+        base=options.base,
+        title=options.title,
+        made_by=shlex.join(["recbole-choir", "report", *shown]),
+    )
+    print(f"{out} ({out.stat().st_size / 2**20:.1f} MiB), CSV and PNG in {out.stem}_files")
+    return 0

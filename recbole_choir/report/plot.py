@@ -1,4 +1,9 @@
-"""What a plot shows, said once for the page (plotly) and for the picture (matplotlib)."""
+"""What a plot shows: one definition for the page (plotly) and for the picture (matplotlib).
+
+Everything that both must agree on is decided here: which curves a panel has, where their points
+are, whether these are joined and marked, their intervals, the ticks, the arrangement of panels.
+What draws them only says it in its library's words.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +31,8 @@ COLOURS: Final = (
 )
 BASE_COLOUR: Final = "#333333"
 GREY: Final = "#C4C4C4"
+#: A line with more points than these has no markers.
+_MANY: Final = 60
 
 #: plotly's name of a marker -> matplotlib's.
 MARKERS: Final = {
@@ -46,6 +53,31 @@ class Style:
 
     colour: str
     marker: str = "circle"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One series in one panel, ready to be drawn.
+
+    Attributes:
+        series: Its name.
+        style: Its look.
+        rows: Its rows of the plot's frame.
+        x, y: Places of its points; x with the shift of the series.
+        below, above: Lengths of the intervals to either side of y; None without intervals.
+        joined: Whether its points are joined by a line.
+        marked: Whether its points have markers; so many on a line would hide it.
+    """
+
+    series: str
+    style: Style
+    rows: pd.DataFrame
+    x: pd.Series
+    y: pd.Series
+    below: pd.Series | None
+    above: pd.Series | None
+    joined: bool
+    marked: bool
 
 
 @dataclass(frozen=True)
@@ -98,6 +130,27 @@ class Plot:
             rows &= self.frame["panel"] == panel
         return self.frame[rows]
 
+    @property
+    def columns(self) -> int:
+        """Panels side by side: three where there are just three, else at most two."""
+        n = len(self.panels)
+        return 3 if n == 3 else min(n, 2)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of panels."""
+        return -(-len(self.panels) // self.columns)
+
+    @property
+    def tick_places(self) -> list[float] | None:
+        """Where the x axis has ticks: those given, or at most about ten whole numbers."""
+        if self.ticks:
+            return list(self.ticks)
+        if not self.whole_x:
+            return None
+        first, last = int(self.frame["x"].min()), int(self.frame["x"].max())
+        return list(range(first, last + 1, max(1, -(-(last - first) // 10))))
+
     def shift(self, series: str) -> float:
         """How far a series stands from the tick, so that intervals do not cover each other."""
         if "low" not in self.frame:
@@ -105,6 +158,25 @@ class Plot:
         n = len(self.series)
         width = 0.8 if self.kind == "points" else 0.2
         return (self.series.index(series) - (n - 1) / 2) * width / n
+
+    def curves(self, panel: str) -> list[Curve]:
+        """What is drawn in a panel, in the order of the series; those without points are not."""
+        return [self._curve(s, rows) for s in self.series if len(rows := self.part(panel, s))]
+
+    def _curve(self, series: str, rows: pd.DataFrame) -> Curve:
+        y, joined = rows["y"], self.kind == "lines"
+        intervals = "low" in rows and bool(rows["low"].notna().any())
+        return Curve(
+            series,
+            self.styles[series],
+            rows,
+            x=rows["x"] + self.shift(series),
+            y=y,
+            below=y - rows["low"] if intervals else None,
+            above=rows["high"] - y if intervals else None,
+            joined=joined,
+            marked=not joined or len(rows) <= _MANY,
+        )
 
 
 def cell_styles(cells: Iterable[str], base: str | None) -> dict[str, Style]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
 from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
-from recbole_choir.report.plot import Plot
+from recbole_choir.report.plot import Curve, Plot
 
 _FONT = {"family": "system-ui, sans-serif", "size": 13, "color": "#222"}
 _ROW_HEIGHT = 330
@@ -23,22 +22,9 @@ _CONFIG = {
 }
 
 
-def columns_of(n_panels: int) -> int:
-    """Panels side by side: three where there are just three, else at most two."""
-    return 3 if n_panels == 3 else min(n_panels, 2)
-
-
-def whole_ticks(plot: Plot) -> list[int]:
-    """At most about ten whole numbers along x."""
-    first, last = int(plot.frame["x"].min()), int(plot.frame["x"].max())
-    return list(range(first, last + 1, max(1, -(-(last - first) // 10))))
-
-
 def figure(plot: Plot) -> go.Figure:
     """Draw a plot as wide as the page."""
-    panels = plot.panels
-    columns = columns_of(len(panels))
-    n_rows = -(-len(panels) // columns)
+    panels, columns, n_rows = plot.panels, plot.columns, plot.n_rows
     drawn = make_subplots(
         rows=n_rows,
         cols=columns,
@@ -48,10 +34,8 @@ def figure(plot: Plot) -> go.Figure:
     )
     for number, panel in enumerate(panels):
         where = {"row": number // columns + 1, "col": number % columns + 1}
-        for series in plot.series:
-            rows = plot.part(panel, series)
-            if len(rows):
-                drawn.add_trace(_trace(plot, series, rows, legend=number == 0), **where)
+        for curve in plot.curves(panel):
+            drawn.add_trace(_trace(plot, curve, legend=number == 0), **where)
         drawn.update_xaxes(title_text=plot.x_title, title_standoff=6, **where)
         if panel in plot.log_y:
             drawn.update_yaxes(type="log", dtick=1, **where)
@@ -60,8 +44,8 @@ def figure(plot: Plot) -> go.Figure:
         drawn.add_hline(y=0, line={"color": "#222", "width": 1})
     if plot.ticks:
         drawn.update_xaxes(tickvals=list(plot.ticks), ticktext=list(plot.ticks.values()))
-    elif plot.whole_x:
-        drawn.update_xaxes(tickvals=whole_ticks(plot))
+    elif plot.tick_places:
+        drawn.update_xaxes(tickvals=plot.tick_places)
     axis = {"gridcolor": "#E8E8E8", "linecolor": "#999", "zeroline": False, "showline": True}
     if plot.kind == "cloud":
         axis |= {"showgrid": False, "showticklabels": False}
@@ -89,14 +73,15 @@ def figure(plot: Plot) -> go.Figure:
     return drawn
 
 
-def _trace(plot: Plot, series: str, rows: pd.DataFrame, legend: bool) -> Any:
-    style = plot.styles[series]
+def _trace(plot: Plot, curve: Curve, legend: bool) -> Any:
+    style, rows = curve.style, curve.rows
     small = plot.kind == "cloud"
+    words = [w for w, there in (("lines", curve.joined), ("markers", curve.marked)) if there]
     options: dict[str, Any] = {
-        "name": series,
-        "legendgroup": series,
+        "name": curve.series,
+        "legendgroup": curve.series,
         "showlegend": legend,
-        "mode": "lines+markers" if plot.kind == "lines" else "markers",
+        "mode": "+".join(words),
         "marker": {
             "color": style.colour,
             "symbol": style.marker,
@@ -104,17 +89,15 @@ def _trace(plot: Plot, series: str, rows: pd.DataFrame, legend: bool) -> Any:
             "opacity": 0.8 if small else 1,
         },
         "line": {"color": style.colour, "width": 1.8},
-        "x": (rows["x"] + plot.shift(series)).tolist(),
-        "y": rows["y"].tolist(),
+        "x": curve.x.tolist(),
+        "y": curve.y.tolist(),
     }
-    if plot.kind == "lines" and len(rows) > 60:
-        options["mode"] = "lines"
-    if "low" in rows and rows["low"].notna().any():
+    if curve.above is not None and curve.below is not None:
         options["error_y"] = {
             "type": "data",
             "symmetric": False,
-            "array": (rows["high"] - rows["y"]).tolist(),
-            "arrayminus": (rows["y"] - rows["low"]).tolist(),
+            "array": curve.above.tolist(),
+            "arrayminus": curve.below.tolist(),
             "color": style.colour,
             "thickness": 1.2,
             "width": 2,

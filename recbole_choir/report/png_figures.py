@@ -8,7 +8,6 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from recbole_choir.report.plot import MARKERS, Plot
-from recbole_choir.report.plotly_figures import columns_of, whole_ticks
 
 _DPI = 120
 
@@ -18,9 +17,7 @@ def write_png(plot: Plot, path: Path) -> Path:
 
     The figure is made without pyplot, so that no window system and no global state is touched.
     """
-    panels = plot.panels
-    columns = columns_of(len(panels))
-    n_rows = -(-len(panels) // columns)
+    panels, columns, n_rows = plot.panels, plot.columns, plot.n_rows
     size = (10.0, 5.4) if plot.kind == "cloud" else (10.0, max(3.1 * n_rows, 3.6))
     drawn = Figure(figsize=size, dpi=_DPI, layout="constrained")
     axes = drawn.subplots(n_rows, columns, squeeze=False).ravel()
@@ -42,31 +39,26 @@ def write_png(plot: Plot, path: Path) -> Path:
 
 
 def _draw(plot: Plot, axis: Any, panel: str) -> None:
-    for series in plot.series:
-        rows = plot.part(panel, series)
-        if rows.empty:
-            continue
-        style = plot.styles[series]
-        x, y = rows["x"] + plot.shift(series), rows["y"]
+    for curve in plot.curves(panel):
+        colour, label = curve.style.colour, curve.series
         if plot.kind == "cloud":
-            axis.scatter(x, y, s=7, color=style.colour, label=series, linewidths=0, alpha=0.8)
+            axis.scatter(curve.x, curve.y, s=7, color=colour, label=label, linewidths=0, alpha=0.8)
             continue
         errors = None
-        if "low" in rows and rows["low"].notna().any():
-            errors = [(y - rows["low"]).to_numpy(), (rows["high"] - y).to_numpy()]
-        dense = len(rows) > 60
+        if curve.below is not None and curve.above is not None:
+            errors = [curve.below.to_numpy(), curve.above.to_numpy()]
         axis.errorbar(
-            x,
-            y,
+            curve.x,
+            curve.y,
             yerr=errors,
-            color=style.colour,
-            marker="" if dense else MARKERS[style.marker],
+            color=colour,
+            marker=MARKERS[curve.style.marker] if curve.marked else "",
             markersize=4,
-            linestyle="-" if plot.kind == "lines" else "",
+            linestyle="-" if curve.joined else "",
             linewidth=1.2,
             elinewidth=0.9,
             capsize=1.5,
-            label=series,
+            label=label,
         )
     axis.set_title(panel, fontsize=9)
     axis.set_xlabel(plot.x_title, fontsize=9)
@@ -83,7 +75,7 @@ def _draw(plot: Plot, axis: Any, panel: str) -> None:
         axis.axhline(0, color="#222", linewidth=0.8)
     if plot.ticks:
         axis.set_xticks(list(plot.ticks), list(plot.ticks.values()))
-    elif plot.whole_x:
-        axis.set_xticks(whole_ticks(plot))
+    elif plot.tick_places:
+        axis.set_xticks(plot.tick_places)
     if panel in plot.log_y:
         axis.set_yscale("log")

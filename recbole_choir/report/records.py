@@ -1,21 +1,27 @@
-"""A folder of records, read and checked for a report."""
+"""A folder of records, read and checked for a report, and where each of its numbers comes from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from recbole_choir import record as records
-from recbole_choir.errors import DataError, nearest
+from recbole_choir.errors import ConfigError, DataError, nearest
+from recbole_choir.experiments.record_store import read_records
+from recbole_choir.settings.layers import parse_value
 
 #: Roles of records that are no result: trials of a search, and runs of a point no longer chosen.
 _NO_RESULT = ("tune", "superseded")
 #: Rows of the main tables; the others are ablations and sweeps, which have one of their own.
 _MAIN = ("model", "variant", "control")
+
+#: What a user may give that moves no figure.
+_SILENT = {"checkpoint_dir", "quiet", "record_dir", "save_predictions", "show_progress", "state"}
 
 #: Keys of a metric table's rows, as :func:`recbole_choir.experiments.tables.comparison` reads them.
 _COMMON = ("dataset", "cell", "role", "seed", "error")
@@ -82,15 +88,15 @@ class RecordFolder:
             DataError: There is no such folder, it holds no records or something else, the runs
                 of a dataset were not scored on the same rows, or there is no such base.
         """
-        if not path.is_dir():
+        found = read_records(path)
+        if not found and not path.exists():
             raise DataError(f"records: expected a folder, found none at {path}")
-        files = sorted(path.glob("*.json"))
-        if not files:
+        if not found:
             raise DataError(
                 f"{path}: expected records of runs (*.json), found none; "
                 f"recbole-choir study FILE --out {path.name} makes them"
             )
-        read = [(file.name, _read(file)) for file in files]
+        read = [(name, _checked(path / name, content)) for name, content in found.items()]
         finished = [(name, r) for name, r in read if r.get("role") not in _NO_RESULT]
         if not finished:
             raise DataError(
@@ -139,11 +145,7 @@ class RecordFolder:
         return frame.reindex(columns=list(dict.fromkeys([*columns, *frame.columns])))
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = records.read_json(file)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: not readable JSON: {' '.join(str(error).split())}") from None
+def _checked(file: Path, content: Any) -> dict[str, Any]:
     keys = list(content)[:6] if isinstance(content, dict) else type(content).__name__
     if not isinstance(content, dict) or not {"dataset", "model"} <= content.keys():
         raise DataError(
@@ -218,3 +220,57 @@ def _base(path: Path, runs: Iterable[Run], wanted: str | None) -> str | None:
     if "Base" in cells:
         return "Base"
     return next((run.cell for run in runs if run.record["model"] == "Base"), None)
+
+
+def command(record: Mapping[str, Any]) -> str:
+    """The command line that makes a record again.
+
+    Args:
+        record: A run's record.
+
+    Returns:
+        One line for a shell. The average of two runs has none of its own: the line says of which.
+    """
+    if record.get("of"):
+        return f"mean of the scores of {' and '.join(record['of'])} (recbole-choir study)"
+    words = ["recbole-choir", f"--model={record['model']}", f"--dataset={record['dataset']}"]
+    words.append(f"--seed={record.get('seed')}")
+    asked = record.get("asked") or {}
+    for key, value in _flat(asked):
+        if key not in _SILENT:
+            words.append(f"--{key}={_text(value)}")
+    return " ".join(shlex.quote(word) for word in words)
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested keys with dots between them, as the command line reads them."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value and all(_is_name(k) for k in value):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _is_name(key: object) -> bool:
+    return isinstance(key, str) and key.replace("-", "_").isidentifier()
+
+
+def _text(value: Any) -> str:
+    """A value as the command line reads it: a text as it is where that is read as this text."""
+    if isinstance(value, str):
+        try:
+            if parse_value(value, "value") == value:
+                return value
+        except ConfigError:
+            pass  # a text that is no YAML is quoted, as JSON, which is
+    return json.dumps(value, ensure_ascii=False)
+
+
+def version_sets(runs: Iterable[Run]) -> list[dict[str, str]]:
+    """The different sets of versions that runs were made with, in order of their files."""
+    found: list[dict[str, str]] = []
+    for run in runs:
+        versions = run.record.get("versions")
+        if versions and versions not in found:
+            found.append(dict(versions))
+    return found

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from recbole_choir import record as records
-from recbole_choir.experiments.differences import FILE as DIFFERENCES
+from recbole_choir.experiments.record_store import read_record
+from recbole_choir.experiments.summary import DIFFERENCES
 from recbole_choir.report.plot import Plot, Style, cell_styles
 from recbole_choir.report.records import RecordFolder, Run
 
@@ -56,7 +56,7 @@ def gains(folder: RecordFolder, dataset: str) -> Made:
     else Student's over the differences of runs with the same seed.
 
     References:
-        ChoirRec, Figure 5; PAPER_GAPS C20.
+        ChoirRec, Figure 5; docs/gaps.md C20.
     """
     if folder.base is None or folder.base not in folder.cells(dataset):
         return None, ["GAUC gain by activity: no cell is the base; name one with --base"]
@@ -94,12 +94,14 @@ def gains(folder: RecordFolder, dataset: str) -> Made:
     ]
     kinds = " and ".join(table["interval"].unique())
     seeds = int(table["seeds"].max())
-    said = f"95 % intervals: {kinds} ({seeds} seeds)." if seeds > 1 else "One seed: no intervals."
+    intervals = (
+        f"95 % intervals: {kinds} ({seeds} seeds)." if seeds > 1 else "One seed: no intervals."
+    )
     return Plot(
         "gain",
         f"Gain in test GAUC over {folder.base}, by activity",
         "Levels are fifths of the test users by training positives; a point on the line gains "
-        f"nothing. {said}",
+        f"nothing. {intervals}",
         table,
         "points",
         _ACTIVITY,
@@ -112,9 +114,8 @@ def gains(folder: RecordFolder, dataset: str) -> Made:
 
 def _bootstrapped(folder: RecordFolder, dataset: str) -> dict[str, dict[str, dict[str, Any]]]:
     """Cell -> segment -> difference to the base, from the study's summary."""
-    path = folder.path / DIFFERENCES
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in records.read_json(path) if path.exists() else []:
+    for row in read_record(folder.path / DIFFERENCES) or ():
         if row["dataset"] == dataset and row["against"] == folder.base:
             seeds = {r.record.get("seed") for r in folder.of(dataset) if r.cell == row["cell"]}
             values = {"y": row["mean"], "low": row["low"], "high": row["high"]}
@@ -138,7 +139,7 @@ def gates(folder: RecordFolder, dataset: str) -> Made:
     """Gates by activity in the last epoch, on the training rows.
 
     References:
-        ChoirRec, Figure 6b; AKT-Rec Eq. 6; PAPER_GAPS A8.
+        ChoirRec, Figure 6b; AKT-Rec Eq. 6; docs/gaps.md A8.
     """
     rows: list[dict[str, Any]] = []
     for run in _finished(folder, dataset):

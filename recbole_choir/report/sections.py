@@ -9,15 +9,13 @@ from typing import Any, Final
 
 import pandas as pd
 
-from recbole_choir import record as records
 from recbole_choir.data.table.semantic_table import SemanticTable
 from recbole_choir.evaluator import ASOF_NAMES
-from recbole_choir.experiments.differences import FILE as DIFFERENCES
-from recbole_choir.experiments.summary import LEVEL, gain
+from recbole_choir.experiments.record_store import read_record
+from recbole_choir.experiments.summary import DIFFERENCES, LEVEL, gain
 from recbole_choir.experiments.tables import comparison, gates, interval
 from recbole_choir.report.plot import Plot
-from recbole_choir.report.provenance import command, version_sets
-from recbole_choir.report.records import RecordFolder, Run
+from recbole_choir.report.records import RecordFolder, Run, command, version_sets
 from recbole_choir.report.run_plots import plots_of_runs, sweeps
 from recbole_choir.report.table_plots import plots_of_table
 
@@ -69,7 +67,7 @@ class Table:
         links: Whether a row's name leads to the runs behind it.
         strong: ``(row, column)`` of cells to be set off.
         below: ``(row, column)`` -> a second line of that cell.
-        tags: Row -> a word beside its name.
+        tags: Row -> a word next to its name.
         note: A line below.
     """
 
@@ -236,8 +234,7 @@ def _of_frame(title: str, frame: pd.DataFrame, **more: Any) -> Table:
 
 def _compared(folder: RecordFolder, dataset: str) -> list[dict[str, Any]]:
     """Differences between cells, from the summary of a study or comparison."""
-    path = folder.path / DIFFERENCES
-    listed = records.read_json(path) if path.exists() else []
+    listed = read_record(folder.path / DIFFERENCES) or ()
     return [row for row in listed if row["dataset"] == dataset]
 
 

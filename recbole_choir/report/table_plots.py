@@ -93,7 +93,7 @@ def group_map(
 ) -> tuple[Plot | None, list[str]]:
     """Users in two dimensions, coloured by their group of the first level.
 
-    Vectors are reduced to 50 principal components and laid out by t-SNE, as is usual; distances
+    Vectors are reduced to 50 principal components and placed by t-SNE, as is usual; distances
     between far groups mean nothing.
 
     Args:

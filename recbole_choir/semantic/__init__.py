@@ -9,13 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from recbole_choir.semantic.assigner import assign, assign_items
-    from recbole_choir.semantic.builder import build, build_prepared, prepared_key, table_key
     from recbole_choir.semantic.encoders.encoder import Encoder
     from recbole_choir.semantic.frames.canonical import prepare_frames
     from recbole_choir.semantic.frames.snapshots import snapshot_times
     from recbole_choir.semantic.quantizers.rqkmeans import RQKMeans
     from recbole_choir.semantic.quantizers.rqvae import RQVAE
+    from recbole_choir.semantic.table.assigner import assign, assign_items
+    from recbole_choir.semantic.table.builder import build, build_prepared, prepared_key, table_key
     from recbole_choir.settings.recipe import Recipe, load_recipe
 
 __all__ = [
@@ -39,15 +39,15 @@ _HOME = {
     "Encoder": "recbole_choir.semantic.encoders.encoder",
     "RQKMeans": "recbole_choir.semantic.quantizers.rqkmeans",
     "Recipe": "recbole_choir.settings.recipe",
-    "assign": "recbole_choir.semantic.assigner",
-    "assign_items": "recbole_choir.semantic.assigner",
-    "build": "recbole_choir.semantic.builder",
-    "build_prepared": "recbole_choir.semantic.builder",
+    "assign": "recbole_choir.semantic.table.assigner",
+    "assign_items": "recbole_choir.semantic.table.assigner",
+    "build": "recbole_choir.semantic.table.builder",
+    "build_prepared": "recbole_choir.semantic.table.builder",
     "load_recipe": "recbole_choir.settings.recipe",
     "prepare_frames": "recbole_choir.semantic.frames.canonical",
-    "prepared_key": "recbole_choir.semantic.builder",
+    "prepared_key": "recbole_choir.semantic.table.builder",
     "snapshot_times": "recbole_choir.semantic.frames.snapshots",
-    "table_key": "recbole_choir.semantic.builder",
+    "table_key": "recbole_choir.semantic.table.builder",
 }
 
 

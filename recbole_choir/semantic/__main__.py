@@ -10,7 +10,6 @@ from pathlib import Path
 
 from recbole_choir.errors import ChoirError
 from recbole_choir.semantic import build, load_recipe
-from recbole_choir.semantic.compare import TABLE, compare, parse_candidates
 from recbole_choir.semantic.frames.canonical import prepare_frames
 from recbole_choir.semantic.frames.files import (
     add_frame_arguments,
@@ -18,7 +17,8 @@ from recbole_choir.semantic.frames.files import (
     read_frames,
 )
 from recbole_choir.semantic.profiles.profile_file import write_profile_file
-from recbole_choir.semantic.table_writer import QUALITY_TEXT
+from recbole_choir.semantic.quality.compare import TABLE, compare, parse_candidates
+from recbole_choir.semantic.table.writer import QUALITY_TEXT
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -203,7 +203,8 @@ class Settings(BaseModel):
         for key, field in cls.model_fields.items():
             more = field.json_schema_extra
             if isinstance(more, dict) and isinstance(more.get("search"), dict):
-                found[key] = dict(more["search"])
+                search: dict[str, Any] = more["search"]  # type: ignore[assignment]
+                found[key] = search
         return found
 
     def plain(self) -> dict[str, Any]:

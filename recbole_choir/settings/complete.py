@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from recbole_choir.datasets import DEFAULT_DATA_PATH, known_datasets, own_data_config
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.paths import properties_dir
 from recbole_choir.settings import catalogue, recbole_keys
 from recbole_choir.settings.base import Settings, kinds
-from recbole_choir.settings.layers import lay, parse_value, read_yaml
+from recbole_choir.settings.layers import merged, parse_value, read_yaml
 from recbole_choir.settings.recipe import Recipe, load_recipe
 from recbole_choir.settings.run import RunSettings
-from recbole_choir.sources import DEFAULT_DATA_PATH, known_datasets, own_data_config
 
 _WORDS: Final = {
     "null": "null",
@@ -95,7 +95,7 @@ def read_files(files: Sequence[str | Path] | None) -> dict[str, Any]:
     """The user's YAML files as one layer."""
     values: dict[str, Any] = {}
     for path in files or ():
-        values = lay(values, read_yaml(path))
+        values = merged(values, read_yaml(path))
     return values
 
 
@@ -150,10 +150,10 @@ def defaults(
         DataError: ``own_data`` is no mapping of columns.
     """
     values = recbole_keys.defaults(model, dataset)
-    values = lay(values, RunSettings.defaults())
+    values = merged(values, RunSettings.defaults())
     if cls is not None:
-        values = lay(values, cls.defaults())
-        values = lay(values, getattr(cls, "of_run", {}))
+        values = merged(values, cls.defaults())
+        values = merged(values, getattr(cls, "of_run", {}))
     ours = properties_dir()
     paths = (
         ours / "overall.yaml",
@@ -166,8 +166,15 @@ def defaults(
         # Columns and roles that follow from the mapping; a dataset's own YAML may say more.
         layers.insert(-1, own_data_config(dataset, own))
     for layer in layers:
-        values = lay(values, layer)
-    return lay(values, _preset(model, values, external))
+        values = merged(values, {k: v for k, v in layer.items() if not _of_others(k, values)})
+    return merged(values, _preset(model, values, external))
+
+
+def _of_others(key: str, values: Mapping[str, Any]) -> bool:
+    """Whether a dataset's YAML sets what other models read and this one does not."""
+    if key in values or key in recbole_keys.arguments():
+        return False
+    return any(key in _keys_of(name) for name in catalogue.known_models())
 
 
 def _preset(model: str, values: Mapping[str, Any], external: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,7 +213,7 @@ def complete(
                 given.append(key)
             else:
                 problems[_unknown(str(key), known, model)] = None
-        final = lay(final, {k: v for k, v in layer.items() if k in known or k in extra})
+        final = merged(final, {k: v for k, v in layer.items() if k in known or k in extra})
     given = [key for key in dict.fromkeys(given) if key not in extra]
     fields = {**RunSettings.model_fields, **(cls.model_fields if cls else {})}
     wrong = set()

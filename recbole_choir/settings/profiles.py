@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from recbole_choir.semantic.profiles.templates import template_digest
+from recbole_choir.errors import ConfigError, nearest
+from recbole_choir.settings.prompt_templates import template_digest
 
 #: The model that is installed with the extra ``llm``: SmolLM2-135M-Instruct as a GGUF file.
 EMBEDDED_MODEL = "embedded"
+
+TEMPLATE: Final = "template"
+
+#: Engines that ask a language model.
+LLM_ENGINES: Final = ("openai", "llama_cpp")
+
+ENGINES: Final = (TEMPLATE, *LLM_ENGINES)
+
+
+def check_engine(name: str) -> None:
+    """Refuse a name that is no engine's.
+
+    Raises:
+        ConfigError: There is no such engine.
+    """
+    if name == "vllm":
+        raise ConfigError(
+            "profile_engine: expected vLLM behind its server, got 'vllm': start `vllm serve MODEL` "
+            "and take profile_engine: openai (docs/profiles.md)"
+        )
+    if name not in ENGINES:
+        raise ConfigError(
+            f"profile_engine: expected one of {', '.join(ENGINES)}, got '{name}'"
+            f"{nearest(name, ENGINES)}"
+        )
 
 
 class ProfileSettings(BaseModel):
@@ -22,7 +48,7 @@ class ProfileSettings(BaseModel):
 
     Args:
         engine: ``template`` (no language model), ``openai`` (any OpenAI-compatible server),
-            ``llama_cpp`` (a GGUF file in process) or ``vllm`` (offline batch on a GPU).
+            vLLM's among them, or ``llama_cpp`` (a GGUF file in process).
         model: Name that the server knows, GGUF file, or hub name; ``embedded`` is the packaged
             SmolLM2-135M.
         base_url: Of an OpenAI-compatible server, such as ``http://localhost:8000/v1``; null is the
@@ -80,7 +106,7 @@ class ProfileSettings(BaseModel):
             cost.
         currency: Of the prices.
         batch_size: Prompts per call of an engine that takes lists; a killed run loses one call.
-        store: SQLite file of the profiles; null puts it beside the tables.
+        store: SQLite file of the profiles; null puts it next to the tables.
         lease_seconds: A process of another machine that has been silent for so long is dead, and
             what it was asking for is asked again. One of this machine is found dead at once.
     """
@@ -88,9 +114,7 @@ class ProfileSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     # not in a recipe's dump: there it is profile_engine, and two places could contradict each other
-    engine: Literal["template", "openai", "llama_cpp", "vllm"] = Field(
-        default="template", exclude=True
-    )
+    engine: Literal["template", "openai", "llama_cpp"] = Field(default="template", exclude=True)
     model: str = EMBEDDED_MODEL
     base_url: str | None = None
     api_key_env: str = "OPENAI_API_KEY"

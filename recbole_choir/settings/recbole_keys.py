@@ -102,6 +102,8 @@ EVAL_STEP_TOLERANCE: Final = 0.02
 
 #: RecBole's metrics of labelled rows, with this package's GAUC in place of RecBole's.
 VALUE_METRICS: Final = ("AUC", "GAUC", "LogLoss", "MAE", "RMSE")
+#: Those of which less is better.
+SMALLER_IS_BETTER: Final = ("logloss", "mae", "rmse")
 #: RecBole's metrics of ranked candidates.
 RANKING_METRICS: Final = (
     "hit",

@@ -14,15 +14,14 @@ from pydantic.fields import FieldInfo
 
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.paths import properties_dir
-from recbole_choir.semantic.profiles.engines import check_engine
-from recbole_choir.semantic.soft.settings import SoftRecipe
 from recbole_choir.settings.base import refusal
 from recbole_choir.settings.layers import merge
-from recbole_choir.settings.profiles import ProfileSettings
+from recbole_choir.settings.profiles import ProfileSettings, check_engine
+from recbole_choir.settings.soft import SoftRecipe
 
 DEFAULT_RECIPE = "embedded"
 
-#: Users per group aimed at when the number of clusters is chosen (PAPER_GAPS C13).
+#: Users per group aimed at when the number of clusters is chosen (docs/gaps.md C13).
 USERS_PER_GROUP = 20
 
 #: Inputs of users and of items that embed text and so need an encoder.
@@ -57,7 +56,7 @@ def _codewords(
 
 
 class AlignmentRecipe(_Part):
-    """How content vectors are aligned with co-occurrence (AKT-Rec 3.1.1, Eq. 1; PAPER_GAPS A12).
+    """How content vectors are aligned with co-occurrence (AKT-Rec 3.1.1, Eq. 1; docs/gaps.md A12).
 
     Args:
         method: ``head`` trains a projection on frozen vectors (the default on a CPU), ``lora`` and
@@ -86,7 +85,7 @@ class AlignmentRecipe(_Part):
 
 
 class InterestRecipe(_Part):
-    """How users' interest vectors are learned (AKT-Rec 3.1.1, Eq. 2; PAPER_GAPS A11).
+    """How users' interest vectors are learned (AKT-Rec 3.1.1, Eq. 2; docs/gaps.md A11).
 
     Args:
         engine: ``transformer``: a small transformer over item vectors; ``llm``: a causal language
@@ -123,7 +122,7 @@ class InterestRecipe(_Part):
 
 
 class RQVAERecipe(_Part):
-    """Sizes of the RQ-VAE (AKT-Rec 3.1.2, Eq. 3; PAPER_GAPS A10).
+    """Sizes of the RQ-VAE (AKT-Rec 3.1.2, Eq. 3; docs/gaps.md A10).
 
     Args:
         latent: Width of the quantised latent.
@@ -147,7 +146,7 @@ class RQVAERecipe(_Part):
 
 
 class ItemRecipe(_Part):
-    """Semantic ids and content vectors of items (AKT-Rec 3.1; PAPER_GAPS A9, A12, A18).
+    """Semantic ids and content vectors of items (AKT-Rec 3.1; docs/gaps.md A9, A12, A18).
 
     Args:
         input: ``aligned``: text aligned with co-occurrence (Eq. 1); ``text``: text alone;
@@ -184,7 +183,7 @@ class ItemRecipe(_Part):
         _one_per_level(self.n_clusters, self.n_levels, "recipe.items.n_clusters")
 
     def clusters_for(self, n_items: int) -> list[int]:
-        """Number of codewords at each level for that many items (PAPER_GAPS A9)."""
+        """Number of codewords at each level for that many items (docs/gaps.md A9)."""
         return _codewords(self.n_clusters, self.n_levels, n_items, self.ids_per_cluster)
 
 
@@ -198,7 +197,7 @@ class Recipe(BaseModel):
             AKT-Rec Eq. 2; needs ``items``), ``id_embedding`` (vectors of a trained model) or
             ``random`` (the control).
         profile_engine: Who writes the profiles: ``template`` (no language model), ``openai``,
-            ``llama_cpp`` or ``vllm``.
+            or ``llama_cpp``.
         profile: How a language model writes them; see
             :class:`~recbole_choir.settings.profiles.ProfileSettings`.
         encoder: ``embedded`` (MiniLM, installed with the package) or any sentence-transformers
@@ -216,7 +215,7 @@ class Recipe(BaseModel):
             all of them.
         snapshot_times: Explicit times in epoch seconds instead.
         codebooks: ``once`` fits the codebooks on the first snapshot, so that ids keep their
-            meaning; ``per_snapshot`` fits them anew (for studies).
+            meaning; ``per_snapshot`` fits them again (for studies).
         windows_days: Recent and medium window of a profile, in days; what is older is the long one.
         top_categories: Categories K_cat in a group's sequence.
         sequence_length: Items in a group's sequence.
@@ -226,7 +225,7 @@ class Recipe(BaseModel):
             ``text_parts``) or ``both`` side by side, which knows most on every dataset tried.
         id_embedding_path: File with the vectors of the ``id_embedding`` input.
         items: Also make semantic ids of items; null makes none (ChoirRec needs none).
-        soft: Also make soft groups (:class:`~recbole_choir.semantic.soft.settings.SoftRecipe`);
+        soft: Also make soft groups (:class:`~recbole_choir.settings.soft.SoftRecipe`);
             null makes none.
         alignment: Of the ``aligned`` user input.
         interest: Of the ``interest`` user input.
@@ -234,7 +233,7 @@ class Recipe(BaseModel):
         seed: Seed of everything random.
 
     References:
-        ChoirRec, sections 4.2 and 4.3; PAPER_GAPS C12, C13, C16 to C19.
+        ChoirRec, sections 4.2 and 4.3; docs/gaps.md C12, C13, C16 to C19.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -318,7 +317,7 @@ class Recipe(BaseModel):
         object.__setattr__(self, "profile", self.profile.model_copy(update={"engine": mine}))
 
     def clusters_for(self, n_users: int) -> list[int]:
-        """Number of codewords at each level for that many users (PAPER_GAPS C13)."""
+        """Number of codewords at each level for that many users (docs/gaps.md C13)."""
         return _codewords(self.n_clusters, self.n_levels, n_users, self.users_per_group)
 
 

@@ -83,6 +83,9 @@ class RunSettings(Settings):
         "statistics; a larger share holds the smaller ones",
     )
     user_share_seed: int = setting(2020, "another seed chooses other users")
+    time_unit: Literal["s", "ms", "us", "ns"] = setting(
+        "s", "unit of the times in the files; everything here counts in seconds"
+    )
     own_data: dict[str, Any] | None = setting(
         None, "your own files: what each column is (docs/datasets.md)"
     )

@@ -266,6 +266,24 @@ def test_bad_rows_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     ("changes", "message"),
     [
         ({"interactions": None}, r"own_data: expected a section 'interactions'"),
+        # the label, the time or an id under another name would be read by models
+        (
+            {"interactions": {"context": [{"column": "bought", "as": "price"}]}},
+            r"interactions: column 'bought' is the label and cannot be context",
+        ),
+        ({"interactions": {"context": ["when"]}}, r"column 'when' is the time and cannot be"),
+        ({"interactions": {"query": "customer"}}, r"column 'customer' is the user and cannot be"),
+        ({"interactions": {"context": ["sku"]}}, r"column 'sku' is the item and cannot be"),
+        (
+            {"interactions": {"context": [{"column": "device", "as": "label"}]}},
+            r"field 'label' cannot be used .*; rename it: \{column: device, as: other\}",
+        ),
+        ({"users": {"attributes": ["id"]}}, r"users: column 'id' is the id and cannot be"),
+        ({"items": {"category": "sku"}}, r"items: column 'sku' is the id and cannot be"),
+        (
+            {"users": {"attributes": [{"column": "age", "as": "timestamp"}]}},
+            r"users.attributes: field 'timestamp' cannot be used",
+        ),
         ({"interaction": {}}, r"own_data: no key 'interaction' \(did you mean 'interactions'\?\)"),
         (
             {"interactions": {"time": None}},
@@ -380,6 +398,7 @@ def test_wrong_mappings_are_named(changes: dict[str, Any], message: str) -> None
             {
                 "interactions": {
                     "label": None,
+                    "context": [],
                     "action": {"column": "device", "positive": "fone", "negative": "x"},
                 }
             },

@@ -107,7 +107,7 @@ def test_draws_follow_popularity() -> None:
     mixed = sample_negatives(
         events, events.time == 1, Sampling(per_positive=1, warm_up=0.0, uniform_share=0.5), 0
     )
-    # Half uniform, of which a third is the user's own and drawn anew: (.375 + 1/6) / (5/6).
+    # Half uniform, of which a third is the user's own and drawn again: (.375 + 1/6) / (5/6).
     assert (mixed[1] == 0).mean() == pytest.approx(0.65, abs=0.02)
     uniform = sample_negatives(events, events.time == 1, Sampling("uniform", 1), 0)
     assert (uniform[1] == 0).mean() == pytest.approx(0.5, abs=0.02)

@@ -24,7 +24,8 @@ from recbole_choir.data.cross_statistics import ItemClusters, cross_statistics
 from recbole_choir.data.group_statistics import group_statistics
 from recbole_choir.data.members import belongs_to, prefix_levels
 from recbole_choir.data.statistics import Events
-from recbole_choir.data.table.semantic_table import GroupTables, SemanticTable
+from recbole_choir.data.table.group_tables import GroupTables
+from recbole_choir.data.table.semantic_table import SemanticTable
 from recbole_choir.prefix_groups import memberships, prefix_ids
 from recbole_choir.semantic.frames.categories import category_pairs
 from recbole_choir.semantic.groups.priors import choose_levels, group_names, group_priors

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from recbole_choir.cli import main
-from recbole_choir.experiments.groups_command import _beside
+from recbole_choir.experiments.groups_command import _with_store
 from recbole_choir.semantic import load_recipe
 from recbole_choir.semantic.profiles.llm_profiles import profile_writer
 
@@ -70,11 +70,11 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_profiles_of_runs_are_read_and_not_paid_for_again(tmp_path: Path) -> None:
     recipe = load_recipe("local_llm")
     of_runs = profile_writer(recipe, tmp_path / "ml-100k-text-key")
-    of_groups = profile_writer(_beside(recipe, tmp_path), tmp_path / "out" / "table", tmp_path)
+    of_groups = profile_writer(_with_store(recipe, tmp_path), tmp_path / "out" / "table", tmp_path)
     assert of_runs is not None
     assert of_groups is not None
     assert of_groups.store_path == of_runs.store_path
-    assert _beside(recipe, tmp_path).profile.identity() == recipe.profile.identity()
+    assert _with_store(recipe, tmp_path).profile.identity() == recipe.profile.identity()
     template, own = load_recipe("embedded"), load_recipe("local_llm", {"profile": {"store": "s"}})
-    assert _beside(template, tmp_path) is template
-    assert _beside(own, tmp_path) is own
+    assert _with_store(template, tmp_path) is template
+    assert _with_store(own, tmp_path) is own

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from recbole_choir.integration import ChoirConfig, create_dataset, create_model, data_preparation
-from recbole_choir.quick_start import train_id_vectors
-from recbole_choir.sources import ensure_semantic_table
+from recbole_choir.integration.warm_start import train_id_vectors
+from recbole_choir.table_source import ensure_semantic_table
 
 EVERYTHING = {"use_group_stats": True, "group_stats": True}
 WITH_ITEMS = {

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from recbole_choir.cli import main
-from recbole_choir.errors import CheckpointError
+from recbole_choir.errors import CheckpointError, Pruned
 from recbole_choir.integration.trainer import ChoirTrainer
-from recbole_choir.integration.validation_points import Pruned
 from recbole_choir.quick_start import run
 
 # The first fortnight: 9,500 rows, so that a run takes a second or two.

@@ -11,8 +11,9 @@ import torch
 
 from recbole_choir.errors import ConfigError
 from recbole_choir.integration import ChoirConfig, create_dataset, create_model, data_preparation
-from recbole_choir.quick_start import run, train_id_vectors
-from recbole_choir.sources import ensure_semantic_table
+from recbole_choir.integration.warm_start import train_id_vectors
+from recbole_choir.quick_start import run
+from recbole_choir.table_source import ensure_semantic_table
 
 SMALL: dict[str, Any] = {
     "semantic_recipe": "soft",

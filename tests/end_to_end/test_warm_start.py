@@ -41,8 +41,9 @@ def still(folder: Path, **more: Any) -> dict[str, Any]:
 
 
 def test_a_model_by_name_is_trained_first(tmp_path: Path) -> None:
-    base = run("Base", "ml-100k", config_dict=settings(tmp_path / "base", epochs=2))
-    warm = {"model": "Base", "learning_rate": 0.002, "lr_final": 0.0001, "epochs": 2}
+    training = {"learning_rate": 0.002, "lr_final": 0.0001, "epochs": 2}
+    base = run("Base", "ml-100k", config_dict=settings(tmp_path / "base", **training))
+    warm = {"model": "Base", **training}
     poso = run("POSO", "ml-100k", config_dict=still(tmp_path / "poso", warm_start=warm))
     # POSO's gates stand at 1: what it took from Base it predicts with, bit for bit.
     assert poso["test_result"] == base["test_result"]

@@ -15,6 +15,7 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import init_seed
 
+from recbole_choir.datasets import ensure_atomic_files
 from recbole_choir.integration import (
     ChoirConfig,
     create_dataset,
@@ -22,7 +23,6 @@ from recbole_choir.integration import (
     data_preparation,
 )
 from recbole_choir.integration.registry import known_models
-from recbole_choir.sources import ensure_atomic_files
 
 ZOO = sorted(name for name, kind in known_models().items() if kind == "context")
 B = 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -13,10 +14,10 @@ import pytest
 
 from recbole_choir import record as records
 from recbole_choir.evaluator import segment_metrics
-from recbole_choir.experiments.plan import Plan, make_plan
+from recbole_choir.experiments.plan import SEGMENTS, Plan, make_plan
 from recbole_choir.experiments.runner import run_missing
 from recbole_choir.experiments.runs import Run, record_path
-from recbole_choir.experiments.summary import SEGMENTS
+from recbole_choir.settings import complete
 
 #: Rows of the test set; users 0 to 19 with eight rows each.
 USERS = np.repeat(np.arange(20), 8)
@@ -29,6 +30,19 @@ MASKS = np.stack(
 
 class Killed(BaseException):
     """Ends a comparison where a kill would: between two runs."""
+
+
+@pytest.fixture(autouse=True)
+def plain_training(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ml-100k with a round training of its own, so that no choice of a study moves these tests."""
+    folder = tmp_path_factory.mktemp("properties") / "properties"
+    shutil.copytree(complete.properties_dir(), folder)
+    path = folder / "dataset" / "ml-100k.yaml"
+    text = path.read_text()
+    path.write_text(text[: text.index("\nlearner:")] + "\nlearning_rate: 0.002\nepochs: 4\n")
+    monkeypatch.setattr(complete, "properties_dir", lambda: folder)
 
 
 def validation(run: Run) -> float:

@@ -11,6 +11,7 @@ import pytest
 
 from recbole_choir.cli import main
 from recbole_choir.experiments import compare_command as command
+from recbole_choir.files import the_only_one
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,12 +110,12 @@ def test_from_the_command_to_the_tables(
 def test_two_comparisons_do_not_work_in_one_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lock = command._lock(tmp_path)
+    lock = the_only_one(tmp_path / ".lock", "busy")
     words = ["compare", "--models=Base", "--tune=0", "--out", str(tmp_path)]
     assert main(words) == 2
     assert "another comparison is at work there" in capsys.readouterr().err
-    lock.close()
-    command._lock(tmp_path).close()
+    lock.release()
+    the_only_one(tmp_path / ".lock", "busy").release()
 
 
 def test_an_interrupt_ends_at_once_and_says_what_is_next(
@@ -127,7 +128,7 @@ def test_an_interrupt_ends_at_once_and_says_what_is_next(
         raise SystemExit(code)
 
     monkeypatch.setattr(command, "Processes", lambda out, threads: interrupted)
-    monkeypatch.setattr(command.os, "_exit", end)
+    monkeypatch.setattr("recbole_choir.experiments.runner.os._exit", end)
     with pytest.raises(SystemExit) as stop:
         main(["compare", "--models=Base", "--tune=0", "--out", str(tmp_path / "o")])
     assert stop.value.code == 130

@@ -12,11 +12,10 @@ import yaml
 
 from recbole_choir.errors import ConfigError
 from recbole_choir.experiments.overrides import common_settings, nested, sets
-from recbole_choir.experiments.plan import parse_seeds
-from recbole_choir.experiments.rows import load_rows, rows_dir
+from recbole_choir.experiments.plan import load_rows, parse_seeds, rows_dir
 from recbole_choir.experiments.search_spaces import Dimension, defaults, load_space, search_dir
 from recbole_choir.integration import ChoirConfig, known_models
-from recbole_choir.settings.layers import Merge, lay
+from recbole_choir.settings.layers import Merge, merged
 
 MODELS = sorted(known_models())
 
@@ -156,7 +155,7 @@ def test_every_row_of_a_model_is_read_by_it(path: Path) -> None:
     settings = [*rows.controls.values(), *rows.ablation.values()]
     settings += [s for values in rows.sweep.values() for s in values.values()]
     settings += [variant.settings for variant in rows.variants.values()]
-    settings += [lay(v.settings, c) for v in rows.variants.values() for c in v.controls.values()]
+    settings += [merged(v.settings, c) for v in rows.variants.values() for c in v.controls.values()]
     assert settings
     for one in settings:
         ChoirConfig(model=path.stem, dataset="ml-100k", config_dict=one)
@@ -238,11 +237,11 @@ def test_zero_is_drawn_as_often_as_it_says_and_is_the_first_trial(
     assert share == pytest.approx(0.3, abs=0.02)
 
 
-def test_settings_are_laid_as_the_layers_of_a_run_are(tmp_path: Path) -> None:
-    assert lay({"load_col": {"a": 1}}, {"load_col": {"b": 2}}) == {"load_col": {"b": 2}}
+def test_settings_are_merged_as_the_layers_of_a_run_are(tmp_path: Path) -> None:
+    assert merged({"load_col": {"a": 1}}, {"load_col": {"b": 2}}) == {"load_col": {"b": 2}}
     below = {"semantic": {"a": 1, "items": {"x": 1}}}
     above = {"semantic": {"items": {"y": 2}}}
-    assert lay(below, above) == {"semantic": {"a": 1, "items": {"x": 1, "y": 2}}}
+    assert merged(below, above) == {"semantic": {"a": 1, "items": {"x": 1, "y": 2}}}
     assert nested({"p.q": 1, "r": 2}) == {"p": {"q": 1}, "r": 2}
     assert isinstance(nested({"p.q": 1})["p"], Merge), "other entries of the mapping stay"
     assert sets({"p": {"q": 1}}, "p.q")

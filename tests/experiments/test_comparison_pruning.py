@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recbole_choir.errors import Pruned
 from recbole_choir.experiments.compare_command import write_tables
 from recbole_choir.experiments.pruning import (
     KEPT,
@@ -24,7 +25,6 @@ from recbole_choir.experiments.pruning import (
     scores_of,
 )
 from recbole_choir.experiments.runner import open_progress, run_missing
-from recbole_choir.integration.validation_points import Pruned
 from recbole_choir.report.records import RecordFolder
 
 optuna = pytest.importorskip("optuna")

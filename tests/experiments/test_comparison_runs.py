@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from recbole_choir.experiments.compare_command import write_tables
+from recbole_choir.experiments.record_store import pack
 from recbole_choir.experiments.runner import open_progress, run_missing
 from recbole_choir.experiments.runs import Run
 from recbole_choir.experiments.tuning import Tuning, open_storage
@@ -90,6 +91,19 @@ def test_a_kill_between_the_values_of_a_trial_leaves_no_crooked_trial(
     tried = [run.config for run in fake.runs if run.role == "tune"]
     assert len(tried) == 3
     assert all(set(config) == set(cell.space) for config in tried)
+
+
+def test_a_comparison_goes_on_from_packed_records(fakes: Any, out: Path) -> None:
+    plan = fakes.plan_of("ChoirRec", trials=11)
+    fakes.compare(plan, out)
+    page = write_tables(plan, open_progress(plan, out), out, "").read_text()
+    pack(out)
+    (out / "tuning.db").unlink()  # as in a clone of what was committed
+    assert fakes.compare(plan, out).runs == []
+    assert write_tables(plan, open_progress(plan, out), out, "").read_text() == page
+    for path in out.glob("*.npz"):
+        path.unlink()
+    assert {run.role for run in fakes.compare(plan, out).runs} == {"seed"}, "tests need scores"
 
 
 def test_more_trials_go_on_from_those_that_are_there(fakes: Any, out: Path) -> None:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from recbole_choir.errors import DataError
 from recbole_choir.evaluator import gauc
-from recbole_choir.experiments.differences import write_differences
 from recbole_choir.experiments.ensemble import average_pair
-from recbole_choir.experiments.significance import paired_bootstrap
+from recbole_choir.experiments.plan import Cell, Plan
+from recbole_choir.experiments.significance import Difference, UserAUC, bootstrap
+from recbole_choir.experiments.summary import write_significance
 from recbole_choir.experiments.tables import differences
+
+
+def paired_bootstrap(users: Any, labels: Any, first: list[Any], second: list[Any]) -> Difference:
+    """Two models on the same rows, each with the scores of its seeds."""
+    known = UserAUC.of(users, labels)
+    return bootstrap((known.mean(first) - known.mean(second))[:, None], known.weight)[0]
 
 
 def test_difference_is_the_difference_of_gauc() -> None:
@@ -78,6 +86,16 @@ def _record(folder: Path, name: str, seed: int, scores: list[float], users: list
     return path
 
 
+def _test_pair(folder: Path, pair: tuple[str, str], segments: tuple[str, ...]) -> list[dict]:
+    """Test one row against another, of which ``_record`` has left what it has run."""
+    cell, against = pair
+    cells = (Cell("d", against, "M", {}), Cell("d", cell, "M", {}, against=(against,)))
+    plan = Plan(cells, (), (1,), 0, against, segments=segments)
+    paths = {name: folder / f"{name}.json" for name in pair}
+    found = {("d", name): [path] if path.exists() else [] for name, path in paths.items()}
+    return write_significance(plan, found, folder)
+
+
 def test_average_of_two_seeds_by_hand(tmp_path: Path) -> None:
     # Means .3 .4 | .5 .6: user 0 is right (1), user 1 wrong (0); GAUC 1/2. Over all rows the
     # positives .4 and .5 beat .3 but not .6: AUC 2/4.
@@ -121,22 +139,25 @@ def test_runs_of_an_earlier_version_know_fewer_segments(tmp_path: Path) -> None:
     np.savez(b.with_suffix(".npz"), **newer)
     with pytest.raises(DataError, match="different segments"):
         average_pair(a, b, "two seeds", tmp_path / "mean.json")
+    newer["segments"][0, 2] = True
+    np.savez(b.with_suffix(".npz"), **newer)
     for path, cell in ((a, "A"), (b, "B")):
         content = {**json.loads(path.read_text()), "cell": cell, "role": "seed"}
         path.write_text(json.dumps(content))
     (tmp_path / "mean.json").unlink()
     with pytest.raises(DataError, match="expected the segment 'asof_1', got all, low, new"):
-        write_differences(tmp_path, [("B", "A")], ["asof_1"])
+        _test_pair(tmp_path, ("b", "a"), ("asof_1",))
 
 
 def test_differences_are_kept_for_the_tables(tmp_path: Path) -> None:
     for cell, scores in (("Base", [0.2, 0.4, 0.4, 0.6]), ("Other", [0.2, 0.4, 0.6, 0.4])):
         path = _record(tmp_path, cell, 1, scores, [0, 0, 1, 1])
         path.write_text(json.dumps({**json.loads(path.read_text()), "cell": cell, "role": "seed"}))
-    write_differences(tmp_path, [("Other", "Base")], ["all", "low"])
+    _test_pair(tmp_path, ("Other", "Base"), ("all", "low"))
     table = differences(tmp_path, "d")
     # Base is wrong for user 1, the other is not: half of the rows gain a whole AUC.
     assert table.loc["Other − Base", "all"] == "+0.5000", "no interval over two users"
     assert table.loc["Other − Base", "low"] == "+0.0000"
-    with pytest.raises(DataError, match="no predictions of 'Third'"):
-        write_differences(tmp_path, [("Third", "Base")])
+    assert _test_pair(tmp_path, ("Third", "Base"), ("all",))[0]["error"] == (
+        "no finished run of 'Third'"
+    )

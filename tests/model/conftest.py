@@ -15,7 +15,9 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_choir.data.activity import Activity
-from recbole_choir.data.clusters.tables import ClusterBehaviour, Clusters, ClusterSide
+from recbole_choir.data.clusters.behaviour import ClusterBehaviour
+from recbole_choir.data.clusters.side import ClusterSide
+from recbole_choir.data.clusters.tables import Clusters
 from recbole_choir.data.rows import RowInputs
 from recbole_choir.data.schema import FeatureSchema, Field, ModelInputs
 from recbole_choir.data.statistics import Events

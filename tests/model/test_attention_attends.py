@@ -13,7 +13,7 @@ from recbole.data.interaction import Interaction
 from sklearn.metrics import roc_auc_score
 
 from recbole_choir.integration.registry import known_models, model_class
-from recbole_choir.model.layers.bidirectional_attention import BidirectionalAttention
+from recbole_choir.model.context_aware_recommender.saviorrec import BidirectionalAttention
 from recbole_choir.model.layers.target_attention import TargetAttention, use_plain_attention
 
 ATTENDING: dict[str, dict[str, Any]] = {
@@ -38,7 +38,7 @@ def attentions(model: Any) -> dict[str, torch.nn.Module]:
 
 
 def test_the_list_is_whole() -> None:
-    """Every model of ours has Base's attention, beside a transformer where it has one."""
+    """Every model of ours has Base's attention, next to a transformer where it has one."""
     ours = {
         name
         for name, kind in known_models().items()

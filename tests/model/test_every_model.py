@@ -283,7 +283,7 @@ def test_evaluation_changes_nothing(helpers, name: str, settings: dict) -> None:
 
 @every_model
 def test_a_validation_in_mid_epoch_changes_no_weight(helpers, name: str, settings: dict) -> None:
-    """Averages that a model keeps for some steps must not be computed anew by an evaluation."""
+    """Averages that a model keeps for some steps must not be computed again by an evaluation."""
     ends = []
     for validated in (False, True):
         model = make(helpers, name, settings, dropout_prob=0.2)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recbole_choir.semantic.table_writer import TableContent, write_table
+from recbole_choir.semantic.table.writer import TableContent, write_table
 
 LEVELS = [f"level_{k}" for k in range(1, 6)]
 OTHERS = (

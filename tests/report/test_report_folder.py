@@ -11,8 +11,7 @@ import pytest
 
 from recbole_choir.errors import DataError
 from recbole_choir.integration import parse_cli
-from recbole_choir.report.provenance import command
-from recbole_choir.report.records import RecordFolder
+from recbole_choir.report.records import RecordFolder, command
 
 Write = Callable[..., Path]
 

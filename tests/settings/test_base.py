@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recbole_choir.errors import ConfigError
@@ -123,6 +123,7 @@ def test_defaults_and_variants_are_valid_and_resolving_again_changes_nothing(
             assert getattr(once, key) == value
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(CLASSES),
     st.data(),
@@ -138,11 +139,11 @@ def test_whatever_is_given_is_taken_or_refused_in_one_line(
     chosen = data.draw(st.dictionaries(st.sampled_from(sorted(cls.model_fields)), values))
     said = ""
     try:
-        settings = cls.resolve(chosen)
+        resolved = cls.resolve(chosen)
     except ConfigError as error:
         said = str(error)
     else:
-        assert cls.resolve(settings.plain()) == settings
+        assert cls.resolve(resolved.plain()) == resolved
     assert "\n" not in said
     assert not said or "expect" in said
 

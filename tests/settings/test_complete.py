@@ -18,7 +18,7 @@ import recbole_choir
 from recbole_choir.errors import ConfigError
 from recbole_choir.settings import catalogue, pages, recbole_keys
 from recbole_choir.settings.complete import check
-from recbole_choir.settings.layers import lay, merge, parse_cli
+from recbole_choir.settings.layers import merge, merged, parse_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -165,21 +165,21 @@ def test_a_model_in_a_file_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_layer_over_another() -> None:
     below = {"eval_args": {"order": "TO", "split": {"RS": [8, 1, 1]}}, "semantic": {"a": {"b": 1}}}
     above = {"eval_args": {"split": {"LS": "x"}}, "semantic": {"a": {"c": 2}}, "z": {"q": 1}}
-    assert lay(below, above) == {
+    assert merged(below, above) == {
         "eval_args": {"order": "TO", "split": {"LS": "x"}},  # one level deep
         "semantic": {"a": {"b": 1, "c": 2}},  # all the way
         "z": {"q": 1},
     }
-    assert lay({"z": {"a": 1}}, {"z": {"b": 2}}) == {"z": {"b": 2}}
+    assert merged({"z": {"a": 1}}, {"z": {"b": 2}}) == {"z": {"b": 2}}
     dotted = parse_cli(["--z.b.c=2"])
-    assert lay({"z": {"a": 1, "b": {"d": 3}}}, dotted) == {"z": {"a": 1, "b": {"d": 3, "c": 2}}}
+    assert merged({"z": {"a": 1, "b": {"d": 3}}}, dotted) == {"z": {"a": 1, "b": {"d": 3, "c": 2}}}
     assert below["semantic"] == {"a": {"b": 1}}  # nothing is changed in place
 
 
 def test_changes_of_what_is_not_known_yet_stay_changes() -> None:
     one, two = parse_cli(["--z.a=1"]), parse_cli(["--z.b=2"])
-    both = lay(lay({}, one), two)
-    assert lay({"z": {"c": 3}}, both) == {"z": {"c": 3, "a": 1, "b": 2}}
+    both = merged(merged({}, one), two)
+    assert merged({"z": {"c": 3}}, both) == {"z": {"c": 3, "a": 1, "b": 2}}
     assert merge(None, {"a": 1}) == {"a": 1}
     assert merge({"a": 1}, None) is None
 
@@ -225,3 +225,101 @@ def test_every_setting_can_be_printed(capsys: pytest.CaptureFixture[str]) -> Non
         cls: Any = catalogue.settings_class(name) if name else pages.RunSettings
         for key in cls.model_fields if cls else ():
             assert f"\n{key} = " in text
+
+
+STUDY = """
+datasets: [ml-100k]
+seeds: [1]
+cells:
+  - {name: a, model: ChoirRec, config: {att_type: foo, epochs: 0}}
+  - {name: b, model: SimTier, config: {simtier_edges: foo}}
+"""
+
+
+def test_a_wrong_cell_ends_a_study_and_a_comparison_before_anything_is_loaded(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY)
+    out = tmp_path / "out"
+    for argv in (
+        ["study", str(file), "--out", str(out)],
+        ["study", str(file), "--out", str(out), "--dry-run"],
+        ["compare", "--models=ChoirRec", "--att_type=foo", "--out", str(out)],
+        ["compare", "--models=ChoirRec", "--att_type=foo", "--out", str(out), "--dry-run"],
+    ):
+        done = started(*argv)
+        assert done.returncode == 2, done.stderr
+        assert "torch" not in done.stdout
+        assert "att_type: expected one of sigmoid" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert not out.exists()
+    done = started("study", str(file), "--out", str(out))
+    assert "cell 'a': epochs: expected at least 1, got 0" in done.stderr
+    assert "cell 'b': simtier_edges: expected one of uniform" in done.stderr
+
+
+BAD_STUDIES = [
+    ("", "key 'datasets' is missing or empty"),
+    ("- 1\n", "expected 'key: value' lines, got list"),
+    ("a: [1\n", "not YAML"),
+    ("datasets: x\nseeds: [1]\ncells: [{model: Base}]\n", "datasets: input should be a valid list"),
+    ("datasets: [x]\nseeds: 3\ncells: [{model: Base}]\n", "seeds: input should be a valid list"),
+    ("datasets: [x]\nseeds: [a]\ncells: [{model: Base}]\n", "seeds.0: input should be a valid int"),
+    ("datasets: [x]\nseeds: [1]\ncells: []\n", "key 'cells' is missing or empty"),
+    ("datasets: [x]\nseeds: [1]\ncells: [3]\n", "cells.0: input should be a valid dictionary"),
+    ("datasets: [x]\nseeds: [1]\ncells: [{name: a}]\n", "cells.0: expected a model, got ['name']"),
+    (
+        "datasets: [x]\nseeds: [1]\ncells: [{model: 3}]\n",
+        "cells.0.model: input should be",
+    ),
+    (
+        "datasets: [x]\nseeds: [1]\ncells: [{model: Base, config: 3}]\n",
+        "cells.0.config: input should be a valid dictionary",
+    ),
+    (
+        "datasets: [x]\nseeds: [1]\ncells: [{model: Base}]\ntune: {grid: {epochs: 3}}\n",
+        "tune.grid.epochs: input should be a valid list",
+    ),
+    (
+        "datasets: [x]\nseeds: [1]\ncells: [{model: Base}]\naverages: [{of: Base}]\n",
+        "key 'name' is missing",
+    ),
+    ("datasets: [x]\nseeds: [1]\ncells: [{model: Base}]\n", "dataset: no dataset named 'x'"),
+    ("datasets: [ml-100k]\nseeds: [1]\ncells: [{model: Bass}]\n", "did you mean 'Base'?"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_STUDIES)
+def test_bad_study_files_are_one_line(tmp_path: Path, text: str, message: str) -> None:
+    from recbole_choir.experiments.study import Study, check_cells
+
+    file = tmp_path / "study.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        check_cells(Study.load(file).plan)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bug_is_one_line_and_debug_shows_its_traceback(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom recbole_choir import cli\n"
+        "def broken(*a, **k):\n    raise KeyError('deep')\n"
+        "cli.check = broken\nraise SystemExit(cli.main(sys.argv[1:]))\n"
+    )
+    path = str(Path(recbole_choir.__file__).parents[1])
+    for debug in ([], ["--debug"]):
+        done = subprocess.run(
+            [sys.executable, "-c", program, "--model=Base", *debug],
+            capture_output=True,
+            text=True,
+            env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"},
+        )
+        assert done.returncode == 1
+        assert ("Traceback" in done.stderr) is bool(debug)
+        assert "KeyError: 'deep'" in done.stderr
+        if not debug:
+            assert len(done.stderr.splitlines()) == 1
+            assert "please report it" in done.stderr
+            assert "--debug shows the traceback" in done.stderr

@@ -72,7 +72,7 @@ def test_the_paper() -> None:
 
 
 def test_clusters_of_about_eighteen() -> None:
-    # PAPER_GAPS A9: 10 k -> 8, 100 k -> 18, 1 M -> 38
+    # docs/gaps.md A9: 10 k -> 8, 100 k -> 18, 1 M -> 38
     akt = load_recipe("akt")
     assert akt.items is not None
     for n, k in ((10_000, 8), (100_000, 18), (1_000_000, 38), (3, 2)):

@@ -29,7 +29,7 @@ class ClusterBehaviour:
         length: L_c, the longest list.
 
     References:
-        AKT-Rec 3.2.2 (hard retrieval on the top-level semantic id); PAPER_GAPS A17.
+        AKT-Rec 3.2.2 (hard retrieval on the top-level semantic id); docs/gaps.md A17.
     """
 
     offsets: torch.Tensor

@@ -24,8 +24,6 @@ from recbole_choir.data.table.item_tables import ItemTables
 
 logger = logging.getLogger("recbole_choir")
 
-__all__ = ["ClusterBehaviour", "ClusterSide", "Clusters"]
-
 
 @dataclass
 class Clusters:
@@ -69,7 +67,7 @@ class Clusters:
             The clusters, on the host.
 
         References:
-            AKT-Rec 3.2; PAPER_GAPS A3, A4, A15, A17, A18, A21, A22.
+            AKT-Rec 3.2; docs/gaps.md A3, A4, A15, A17, A18, A21, A22.
         """
         counted = rows.counted
         times = groups.snapshot_times.cpu().numpy()

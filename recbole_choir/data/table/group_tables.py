@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +18,8 @@ from recbole_choir.data.counting import Membership
 from recbole_choir.data.members import belongs_to
 from recbole_choir.data.table.ids import check_known, check_stamps, internal_ids
 from recbole_choir.data.table.parquet import examples
+from recbole_choir.data.table.semantic_table import SemanticTable
 from recbole_choir.errors import TableError
-
-if TYPE_CHECKING:
-    from recbole_choir.data.table.semantic_table import SemanticTable
 
 logger = logging.getLogger("recbole_choir")
 
@@ -110,8 +108,8 @@ class GroupTables:
                 f" {examples(table.users.strings(tf.USER_ID).to_pylist())}, the dataset"
                 f" {examples(users.to_pylist())}"
             )
-        check_stamps(table, {"users": users, "items": items})
-        check_known(table, "users", table.users.strings(tf.USER_ID), user_row, len(users))
+        check_stamps(table.path, table.ids, {"users": users, "items": items})
+        check_known(table.path, "users", table.users.strings(tf.USER_ID), user_row, len(users))
         n_snapshots, n_users = len(table.snapshot_times), len(user_tokens)
         at = (table.users.ints(tf.SNAPSHOT), user_row)
         user_group = np.zeros((n_snapshots + 1, n_users), dtype=np.int32)
@@ -233,7 +231,7 @@ def _sequences(table: SemanticTable, items: pa.Array) -> torch.Tensor:
     """Behaviour sequences int32 ``[G, L_G]`` in internal ids."""
     raw, lengths = table.groups.lists(tf.SEQUENCE)
     ids = internal_ids(raw, items)
-    check_known(table, "items of group sequences", raw, ids, len(items))
+    check_known(table.path, "items of group sequences", raw, ids, len(items))
     out = np.zeros((len(lengths) + 1, max(1, int(lengths.max(initial=0)))), dtype=np.int32)
     group = np.repeat(np.arange(1, len(lengths) + 1), lengths)
     first = np.repeat(np.cumsum(lengths) - lengths, lengths)

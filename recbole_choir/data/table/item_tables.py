@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +15,8 @@ from recbole_choir import table_format as tf
 from recbole_choir.data.cross_statistics import ItemClusters
 from recbole_choir.data.members import belongs_in_all
 from recbole_choir.data.table.ids import check_known, check_stamps, internal_ids
+from recbole_choir.data.table.semantic_table import SemanticTable
 from recbole_choir.errors import TableError
-
-if TYPE_CHECKING:
-    from recbole_choir.data.table.semantic_table import SemanticTable
 
 logger = logging.getLogger("recbole_choir")
 
@@ -78,10 +76,10 @@ class ItemTables:
                 " a table with them is made with semantic_recipe: akt"
             )
         vocabulary = pa.array([str(t) for t in item_tokens[1:]], pa.string())
-        check_stamps(table, {"items": vocabulary})
+        check_stamps(table.path, table.ids, {"items": vocabulary})
         raw = part.columns.strings(tf.ITEM_ID)
         item = internal_ids(raw, vocabulary)
-        check_known(table, "items", raw, item, len(vocabulary))
+        check_known(table.path, "items", raw, item, len(vocabulary))
         shape = (len(table.snapshot_times) + 1, len(item_tokens))
         at = (part.columns.ints(tf.SNAPSHOT), item)
         cluster, vector = np.zeros((2, *shape), dtype=np.int32)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from recbole_choir.errors import TableError, nearest
 
+Ints = NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -107,3 +109,34 @@ def examples(values: Iterable[Any], n: int = 3) -> str:
     """The first few distinct values, for a message."""
     seen = list(islice(dict.fromkeys(values), n))
     return ", ".join(repr(v.item() if isinstance(v, np.generic) else v) for v in seen)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A column of ids, each different text once.
+
+    Args:
+        values: ``[D]`` the texts.
+        at: int64 ``[rows]`` positions in ``values``.
+    """
+
+    values: pa.Array
+    at: Ints
+
+    @classmethod
+    def of(cls, columns: Columns, name: str) -> Texts:
+        """Read a column of texts without gaps.
+
+        Raises:
+            TableError: It holds something else.
+        """
+        column = columns.table.column(name).combine_chunks()
+        if not pa.types.is_dictionary(column.type):
+            column = pc.dictionary_encode(columns.strings(name))
+        if column.null_count or not pa.types.is_string(column.dictionary.type):
+            raise TableError(
+                f"{columns.path}: expected text in column '{name}',"
+                f" got {column.type} with {column.null_count} empty"
+            )
+        indices = column.indices.to_numpy(zero_copy_only=False)
+        return cls(column.dictionary, indices.astype(np.int64))

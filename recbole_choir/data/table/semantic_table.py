@@ -25,26 +25,11 @@ from recbole_choir.data.table.checks import (
     readable,
     snapshot_keys,
 )
-from recbole_choir.data.table.group_tables import GroupTables, Scale
+from recbole_choir.data.table.ids import IdStamp
 from recbole_choir.data.table.item_files import ItemPart
 from recbole_choir.data.table.parquet import Columns, read_columns
 from recbole_choir.data.table.soft_files import SoftPart
 from recbole_choir.errors import TableError, nearest
-
-__all__ = ["GroupTables", "IdStamp", "Scale", "SemanticTable"]
-
-
-@dataclass(frozen=True)
-class IdStamp:
-    """What the maker of a table knew of a set of ids.
-
-    Args:
-        rows: How many ids.
-        fingerprint: ``table_format.fingerprint_ids`` of them.
-    """
-
-    rows: int | None
-    fingerprint: str
 
 
 @dataclass(frozen=True)

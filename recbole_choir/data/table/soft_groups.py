@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from recbole_choir import table_format as tf
+from recbole_choir.data.table.ids import known_ids
+from recbole_choir.data.table.parquet import Columns, Ints, Texts, examples
+from recbole_choir.data.table.semantic_table import SemanticTable
+from recbole_choir.data.table.soft_files import Kind, SoftPart
+from recbole_choir.errors import TableError
+
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Kind = Literal["neighbours", "prototypes", "factors"]
 
 #: Cells of a dense block of users x things, 128 MiB: what bounds the memory of a sum.
 BLOCK_CELLS: Final = 1 << 24
@@ -32,6 +38,38 @@ class SoftGroups:
 
     kind: Kind
     weights: tuple[csr_matrix, ...]
+
+    @classmethod
+    def join(cls, part: SoftPart, table: SemanticTable, user_tokens: Sequence[str]) -> SoftGroups:
+        """A table's weights in the dataset's ids.
+
+        Args:
+            part: The soft groups of ``table``.
+            table: For its snapshots, and for messages.
+            user_tokens: Raw id of each internal id; the first is the padding.
+
+        Raises:
+            TableError: A user or member is none of the dataset's users, or a prototype is none.
+        """
+        known = pa.array([str(t) for t in user_tokens[1:]], pa.string())
+        users, members = (Texts.of(part.columns, n) for n in (tf.USER_ID, tf.MEMBER))
+        row = known_ids(table.path, "users of soft groups", users, known)
+        if part.kind == tf.NEIGHBOURS:
+            column = known_ids(table.path, "members of soft groups", members, known)
+            width = len(user_tokens)
+        else:
+            column = _numbers(part.columns, members, part.kind, part.width)
+            width = part.width
+        snapshot, weight = part.columns.ints(tf.SNAPSHOT), part.columns.floats(tf.WEIGHT)
+        matrices = []
+        for s in range(1, len(table.snapshot_times) + 1):
+            here = snapshot == s
+            matrix = csr_matrix(
+                (weight[here], (row[here], column[here])), shape=(len(user_tokens), width)
+            )
+            matrix.sort_indices()
+            matrices.append(matrix)
+        return cls(part.kind, tuple(matrices))
 
     @property
     def n_users(self) -> int:
@@ -69,6 +107,20 @@ class SoftGroups:
         if self.kind == "neighbours":
             return np.asarray(matrix @ totals)
         return np.maximum(matrix @ (matrix.T @ totals) - _with_itself(matrix) * totals, 0.0)
+
+
+def _numbers(columns: Columns, members: Texts, kind: Kind, n: int) -> Ints:
+    """Prototypes or factors as numbers."""
+    texts = members.values.to_pylist()
+    number = np.array([int(t) if t.isdecimal() else -1 for t in texts] or [0], dtype=np.int64)
+    bad = (number < 0) | (number >= n)
+    if bad.any() and texts:
+        wrong = [t for t, b in zip(texts, bad) if b]
+        raise TableError(
+            f"{columns.path}: expected {kind} 0 to {n - 1} in column '{tf.MEMBER}',"
+            f" got {examples(wrong)}"
+        )
+    return number[members.at]
 
 
 def _over_neighbours(weights: csr_matrix, counts: csr_matrix, user: Ints, what: Ints) -> Floats:

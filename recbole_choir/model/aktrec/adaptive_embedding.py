@@ -3,17 +3,132 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from recbole_choir.data.clusters.side import ClusterSide
 from recbole_choir.data.schema import Field
+from recbole_choir.model.aktrec.activity_gate import ActivityGate
 from recbole_choir.model.aktrec.cluster_embedding import ClusterEmbedding
-from recbole_choir.model.layers.activity_gate import ActivityGate
 from recbole_choir.model.layers.field_embedding import FieldEmbedding
-from recbole_choir.model.layers.side_tables import SideTables
-from recbole_choir.model.layers.stand_in import StandIn
+
+
+class ClusterBuffers(nn.Module):
+    """The tables of :class:`~recbole_choir.data.clusters.side.ClusterSide` on the model's device.
+
+    They are not saved: they belong to the semantic table and the rows, not to the weights.
+
+    Args:
+        side: Clusters of the users, or of the items.
+    """
+
+    cluster: torch.Tensor
+    belongs: torch.Tensor
+    stats: torch.Tensor
+    tail: torch.Tensor
+    seen: torch.Tensor
+    home: torch.Tensor
+
+    def __init__(self, side: ClusterSide) -> None:
+        super().__init__()
+        self.n_clusters = int(side.n_clusters)
+        self._names = [
+            f.name for f in fields(side) if isinstance(getattr(side, f.name), torch.Tensor)
+        ]
+        for name in self._names:
+            self.register_buffer(name, getattr(side, name), persistent=False)
+
+    @property
+    def side(self) -> ClusterSide:
+        """The same tables as the dataclass, on the device they are on now."""
+        tables = {name: self.get_buffer(name) for name in self._names}
+        return ClusterSide(n_clusters=self.n_clusters, **tables)
+
+    @property
+    def n_snapshots(self) -> int:
+        """S + 1, "no snapshot yet" included."""
+        return int(self.cluster.shape[0])
+
+    def cluster_of(self, snapshot: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Cluster row ``[B]`` (int64) that ids read at snapshots, both ``[B]``; 0 for none."""
+        return self.cluster[snapshot, ids].long()
+
+    def clusters_of(self, snapshot: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """All cluster rows ``[B, k]`` (int64) that ids are members of at snapshots; 0 for none."""
+        return self.belongs[snapshot, ids].long()
+
+
+class HeadMeans(nn.Module):
+    """Mean cluster embedding of the heads of an unseen id's cluster.
+
+    An id without a training row keeps whatever its vectors started from. Instead it gets the mean
+    ``c`` of the heads of its cluster in the newest snapshot, or of all its members with a training
+    row where it has no head; without any it keeps its own.
+
+    Args:
+        side: Clusters of the users, or of the items.
+        size: Width m.
+
+    References:
+        docs/gaps.md A2.
+    """
+
+    seen: torch.Tensor
+    row: torch.Tensor
+    members: torch.Tensor
+    offsets: torch.Tensor
+    means: torch.Tensor
+
+    def __init__(self, side: ClusterSide, size: int) -> None:
+        super().__init__()
+        home, seen = side.home.cpu().numpy(), side.seen.cpu().numpy()
+        belongs = side.belongs[-1].cpu().numpy().astype(np.int64)  # [n, k]
+        head = seen & ~side.tail.cpu().numpy()
+        unseen = ~seen
+        unseen[0] = False  # padding is zero anyway
+        self.needed = bool(unseen.any())
+        has_head = np.zeros(side.n_clusters, dtype=bool)
+        has_head[belongs[head].reshape(-1)] = True
+        asked = np.zeros(side.n_clusters, dtype=bool)
+        asked[home[unseen]] = True
+        asked[0] = has_head[0] = False
+        enters = asked[belongs] & seen[:, None] & (head[:, None] | ~has_head[belongs])  # [n, k]
+        member, column = np.nonzero(enters)
+        cluster = belongs[member, column]
+        member = member[np.argsort(cluster, kind="stable")]
+        clusters, sizes = np.unique(cluster, return_counts=True)
+        number = np.zeros(side.n_clusters, dtype=np.int64)  # 0: nobody stands in
+        number[clusters] = np.arange(1, len(clusters) + 1)
+        self._keep("seen", seen)
+        self._keep("row", np.where(unseen, number[home], 0).astype(np.int64))
+        self._keep("members", member.astype(np.int64))
+        self._keep("offsets", np.append(0, np.cumsum(sizes)[:-1]).astype(np.int64)[: len(sizes)])
+        self._keep("means", np.zeros((len(clusters) + 1, size), dtype=np.float32))
+
+    def _keep(self, name: str, values: np.ndarray) -> None:
+        self.register_buffer(name, torch.from_numpy(values), persistent=False)
+
+    @torch.no_grad()
+    def refresh(self, c: torch.Tensor) -> None:
+        """Compute the means from ``c`` ``[n, m]`` of the whole vocabulary."""
+        if self.needed and self.members.shape[0]:
+            means = F.embedding_bag(self.members, c, self.offsets, mode="mean")
+            self.means[1:] = means.to(self.means.dtype)
+
+    def replace(self, c: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+        """``c`` ``[..., m]`` with the means in place where an id has one.
+
+        Args:
+            c: Cluster embeddings of some ids.
+            row: Rows ``[...]`` of these ids: ``self.row[ids]``.
+        """
+        means = self.means[row].to(c.dtype)
+        return torch.where((row > 0).unsqueeze(-1), means, c)
 
 
 class Adaptive(NamedTuple):
@@ -32,8 +147,8 @@ class Adaptive(NamedTuple):
 class AdaptiveEmbedding(nn.Module):
     """``e = r c + (1 - r) d`` with ``r = G_1(f_act)``.
 
-    Ids without a training row have ``d := 0`` and ``c`` of :class:`StandIn`, and their ``r`` is the
-    gate's by their activity, as that of any other id. The padding id is the zero vector, always.
+    Ids without a training row have ``d := 0`` and ``c`` of :class:`HeadMeans`, and their ``r`` is
+    the gate's by their activity, as that of any other id. The padding id is the zero vector.
 
     Args:
         n: Vocabulary size with the padding id 0.
@@ -51,7 +166,7 @@ class AdaptiveEmbedding(nn.Module):
             a vector enters at a weight that nothing in training had.
 
     References:
-        AKT-Rec 3.2.1, Eq. 6; docs/paper-gaps.md A2; PAPER_GAPS A8, A22.
+        AKT-Rec 3.2.1, Eq. 6; docs/gaps.md A2, A8, A22.
     """
 
     def __init__(
@@ -61,7 +176,7 @@ class AdaptiveEmbedding(nn.Module):
         std: float,
         cluster: ClusterEmbedding | None = None,
         use_individual: bool = True,
-        tables: SideTables | None = None,
+        tables: ClusterBuffers | None = None,
         gate: float | str = "learned",
         gate_hidden: Sequence[int] = (16,),
         gate_size: int = 1,
@@ -82,16 +197,16 @@ class AdaptiveEmbedding(nn.Module):
         self.constant = 1.0 if gate == "learned" else float(gate)
         self.varies = self.gate is not None or (cluster is not None and cluster.varies)
         # With r fixed at 0 the cluster is switched off, and nothing can stand in for d.
-        self.stand_in: StandIn | None = None
+        self.head_means: HeadMeans | None = None
         uses_cluster = cluster is not None and (self.gate is not None or self.constant > 0)
         if uses_cluster and tables is not None:
-            stand_in = StandIn(tables.side, size)
-            self.stand_in = stand_in if stand_in.needed else None
+            head_means = HeadMeans(tables.side, size)
+            self.head_means = head_means if head_means.needed else None
 
     def refresh(self) -> None:
-        """Compute anew what stands in for ids that no training row has."""
-        if self.stand_in is not None and self.cluster is not None and not self.cluster.varies:
-            self.stand_in.refresh(self.cluster.whole().detach())
+        """Compute again what stands in for ids that no training row has."""
+        if self.head_means is not None and self.cluster is not None and not self.cluster.varies:
+            self.head_means.refresh(self.cluster.whole().detach())
 
     def gate_at(self, snapshot: int) -> torch.Tensor:
         """``r`` ``[n, 1 or m]`` of the whole vocabulary by its activity at one snapshot."""
@@ -118,9 +233,9 @@ class AdaptiveEmbedding(nn.Module):
         c = None if self.cluster is None else self.cluster(ids, snapshot)
         d = None if self.individual is None else self.individual(ids)
         r = None if self.gate is None or activity is None else self.gate(activity)
-        if self.stand_in is None:
+        if self.head_means is None:
             return self._fuse(c, d, r, None, None)
-        return self._fuse(c, d, r, self.stand_in.seen[ids], self.stand_in.row[ids])
+        return self._fuse(c, d, r, self.head_means.seen[ids], self.head_means.row[ids])
 
     def at(self, snapshot: int) -> torch.Tensor:
         """``e`` ``[n, m]`` of the whole vocabulary, by its activity at one snapshot."""
@@ -137,9 +252,9 @@ class AdaptiveEmbedding(nn.Module):
 
     def _vocabulary(self, c: torch.Tensor | None, r: torch.Tensor | None) -> torch.Tensor:
         d = None if self.individual is None else self.individual.whole()
-        if self.stand_in is None:
+        if self.head_means is None:
             return self._fuse(c, d, r, None, None).fused
-        return self._fuse(c, d, r, self.stand_in.seen, self.stand_in.row).fused
+        return self._fuse(c, d, r, self.head_means.seen, self.head_means.row).fused
 
     def _fuse(
         self,
@@ -151,9 +266,9 @@ class AdaptiveEmbedding(nn.Module):
     ) -> Adaptive:
         """``e = r c + (1 - r) d``, with the stand-in where an id is not seen."""
         gate: torch.Tensor | float = self.constant if r is None else r
-        if self.stand_in is not None and c is not None and seen is not None and row is not None:
+        if self.head_means is not None and c is not None and seen is not None and row is not None:
             if not (self.cluster is not None and self.cluster.varies):
-                c = self.stand_in.replace(c, row)
+                c = self.head_means.replace(c, row)
             known = seen.unsqueeze(-1)  # [..., 1]
             if d is not None:
                 d = d * known

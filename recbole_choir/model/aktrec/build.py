@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from recbole_choir.model.aktrec import cluster_start
-from recbole_choir.model.aktrec.adaptive_embedding import AdaptiveEmbedding
+from recbole_choir.model.aktrec.adaptive_embedding import AdaptiveEmbedding, ClusterBuffers
 from recbole_choir.model.aktrec.cluster_embedding import ClusterEmbedding
 from recbole_choir.model.layers.code_embedding import CodeEmbedding
 from recbole_choir.model.layers.content import ContentProjection
 from recbole_choir.model.layers.keyed_part import KeyedPart
-from recbole_choir.model.layers.side_tables import SideTables
 from recbole_choir.model.layers.snapshot_tokens import SnapshotItemEncoder
 from recbole_choir.model.settings.aktrec import AKTRecSettings
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from recbole_choir.data.schema import ModelInputs
 
 
-class AKTParts:
+class EmbeddingBuilder:
     """Makes what turns user and item ids into vectors.
 
     Args:
@@ -38,7 +37,7 @@ class AKTParts:
         self.size = size
         self.std = std
 
-    def users(self, side: SideTables | None) -> AdaptiveEmbedding:
+    def users(self, side: ClusterBuffers | None) -> AdaptiveEmbedding:
         """Embedding of the users' ids; ``side`` holds the tables of their clusters."""
         groups, items, cluster = self.inputs.groups, self.inputs.items, None
         if self.settings.use_cluster_emb and side and groups is not None and items is not None:
@@ -49,7 +48,7 @@ class AKTParts:
             )
         return self._adaptive(self.inputs.schema.n_users, cluster, side)
 
-    def items(self, side: SideTables | None) -> SnapshotItemEncoder:
+    def items(self, side: ClusterBuffers | None) -> SnapshotItemEncoder:
         """Encoder of the items; ``side`` holds the tables of their clusters."""
         s, schema, items = self.settings, self.inputs.schema, self.inputs.items
         cluster = None
@@ -93,7 +92,7 @@ class AKTParts:
         return ClusterEmbedding(codes, n_codes, start, self.size, self.std, s.cluster_emb)
 
     def _adaptive(
-        self, n: int, cluster: ClusterEmbedding | None, side: SideTables | None
+        self, n: int, cluster: ClusterEmbedding | None, side: ClusterBuffers | None
     ) -> AdaptiveEmbedding:
         s = self.settings
         return AdaptiveEmbedding(

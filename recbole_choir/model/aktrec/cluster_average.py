@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_choir.data.clusters.tables import ClusterSide
+from recbole_choir.data.clusters.side import ClusterSide
 from recbole_choir.errors import DataError
 from recbole_choir.model.layers.lookup import gather_rows
 
@@ -45,7 +45,7 @@ class ClusterAverage(nn.Module):
         DataError: ``logfreq`` where the side does not know exposures.
 
     References:
-        AKT-Rec Eq. 9; PAPER_GAPS A15, A16.
+        AKT-Rec Eq. 9; docs/gaps.md A15, A16.
     """
 
     table: torch.Tensor

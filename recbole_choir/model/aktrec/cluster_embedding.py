@@ -33,7 +33,7 @@ class ClusterEmbedding(nn.Module):
         mode: See above.
 
     References:
-        AKT-Rec 3.2.1; PAPER_GAPS A1.
+        AKT-Rec 3.2.1; docs/gaps.md A1.
     """
 
     def __init__(

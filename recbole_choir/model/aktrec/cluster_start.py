@@ -51,7 +51,7 @@ def initial_vectors(
         std: Standard deviation of the entries.
 
     References:
-        PAPER_GAPS A1.
+        docs/gaps.md A1.
     """
     if init == "centroid":
         return centroid_vectors(*centroids(), size, std)
@@ -79,7 +79,7 @@ def level_vectors(
         ``[n, m]``.
 
     References:
-        PAPER_GAPS A1.
+        docs/gaps.md A1.
     """
     out = torch.zeros(codes.shape[0], size)
     for i, k in enumerate(n_codes):

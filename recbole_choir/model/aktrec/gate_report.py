@@ -47,7 +47,7 @@ def gate_report(embedding: AdaptiveEmbedding, name: str, activity_column: int) -
         ``norm_cluster_<name>_head``, ``norm_individual_<name>_tail`` and so on.
 
     References:
-        PAPER_GAPS A8: the gate has no sign built in; cluster knowledge should matter more for the
+        docs/gaps.md A8: the gate has no sign built in; cluster knowledge should matter more for the
         less active, which is a negative correlation.
     """
     figures: dict[str, float] = {}

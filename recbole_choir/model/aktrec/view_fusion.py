@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_choir.model.layers.activity_gate import ActivityGate
+from recbole_choir.model.aktrec.activity_gate import ActivityGate
 
 
 class Slots(NamedTuple):
@@ -62,7 +62,7 @@ class ViewFusion(nn.Module):
         use_instance, use_cluster: Which views there are.
 
     References:
-        AKT-Rec 3.2.3, Eq. 10; PAPER_GAPS A19, A20; docs/paper-gaps.md A20.
+        AKT-Rec 3.2.3, Eq. 10; docs/gaps.md A19, A20.
     """
 
     def __init__(

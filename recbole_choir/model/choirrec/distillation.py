@@ -47,7 +47,7 @@ def kl_loss(teacher: torch.Tensor, student: torch.Tensor, temperature: float) ->
         temperature: T.
 
     References:
-        ChoirRec Table 2, "w/ KL Loss"; PAPER_GAPS C26.
+        ChoirRec Table 2, "w/ KL Loss"; docs/gaps.md C26.
     """
     t, s = teacher / temperature, student / temperature
     p = torch.sigmoid(t)
@@ -69,7 +69,7 @@ def qualification(
         ``[B]`` of 0 and 1, in the dtype of ``teacher``.
 
     References:
-        ChoirRec 4.4.3, Eq. 8; PAPER_GAPS C1.
+        ChoirRec 4.4.3, Eq. 8; docs/gaps.md C1.
     """
     confident = (torch.sigmoid(teacher.detach()) - 0.5).abs() > theta_conf
     return ((n_buy >= theta_act) & confident).to(teacher.dtype)
@@ -112,7 +112,7 @@ def reduce_gated(
         ConfigError: For another mode or reduction.
 
     References:
-        ChoirRec Eq. 9, 11, 12; PAPER_GAPS C7, C8; docs/paper-gaps.md C8.
+        ChoirRec Eq. 9, 11, 12; docs/gaps.md C7, C8.
     """
     if alpha_mode not in ALPHA_MODES:
         raise ConfigError(
@@ -166,14 +166,14 @@ class GatedDistillation:
 
     Args:
         loss: ``margin`` (Eq. 7) or ``kl``.
-        temperature: T. 2 (PAPER_GAPS C5).
-        margin: m. 0.05 (PAPER_GAPS C5-C6).
+        temperature: T. 2 (docs/gaps.md C5).
+        margin: m. 0.05 (docs/gaps.md C5-C6).
         theta_act: Purchases that make a user highly active.
-        theta_conf: Distance from .5 that makes the teacher confident. 0.1 (PAPER_GAPS C5).
-        detach_teacher: The teacher learns nothing from the student (PAPER_GAPS C4).
+        theta_conf: Distance from .5 that makes the teacher confident. 0.1 (docs/gaps.md C5).
+        detach_teacher: The teacher learns nothing from the student (docs/gaps.md C4).
         alpha_mode: See :func:`reduce_gated`.
         use_qual_gate: False lets every row through.
-        reduction: See :func:`reduce_gated`. ``mean``, the BCE's (PAPER_GAPS C8).
+        reduction: See :func:`reduce_gated`. ``mean``, the BCE's (docs/gaps.md C8).
 
     References:
         ChoirRec 4.4.3, Eq. 7-9.

@@ -14,11 +14,11 @@ from recbole_choir.model.layers.field_embedding import FieldBank, ItemTokens
 from recbole_choir.model.layers.lookup import gather_rows
 
 if TYPE_CHECKING:
-    from recbole_choir.data.table.semantic_table import GroupTables
+    from recbole_choir.data.table.group_tables import GroupTables
 
 
 class GroupLookup(nn.Module):
-    """The group tables as buffers beside the model, read by (snapshot, user).
+    """The group tables as buffers of the model, read by (snapshot, user).
 
     They are not saved with the weights: they are those of the semantic table. Row 0 of every
     group array is the empty group; snapshot 0 and users without a group lead to it.
@@ -108,7 +108,7 @@ def embed_group_attributes(
         A ``[B, d]`` per field.
 
     References:
-        ChoirRec 4.3.2; PAPER_GAPS C16 (shared tables).
+        ChoirRec 4.3.2; docs/gaps.md C16 (shared tables).
     """
     parts = []
     for position, value in zip(positions, values, strict=True):

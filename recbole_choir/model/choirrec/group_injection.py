@@ -19,7 +19,7 @@ class AsymmetricInjection(nn.Module):
         group_width, individual_width: Widths of the two mid states.
         hidden: Width of the hidden layer. 32, as wide as ``e_G``: it keeps the step's cost down.
         out: Width of the hidden layer it is added to.
-        stop_gradient: See above; the paper's figure shows it (PAPER_GAPS C2).
+        stop_gradient: See above; the paper's figure shows it (docs/gaps.md C2).
 
     References:
         ChoirRec 4.4.2, Eq. 6.

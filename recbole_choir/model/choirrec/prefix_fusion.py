@@ -23,12 +23,12 @@ class PrefixFusion(nn.Module):
 
     Args:
         n_codes: K of each level.
-        size: Width d_e of the level embeddings. 32 (PAPER_GAPS C14).
-        hidden: Width of the final MLP's hidden layer. 64 (PAPER_GAPS C15).
-        out: Width of ``e_G``. 32 (PAPER_GAPS C15).
+        size: Width d_e of the level embeddings. 32 (docs/gaps.md C14).
+        hidden: Width of the final MLP's hidden layer. 64 (docs/gaps.md C15).
+        out: Width of ``e_G``. 32 (docs/gaps.md C15).
         normalize: L2-normalise; off only in the released variant.
         scale: Factor after the norm: entries of a normed vector of 32 are about .18, which large
-            neighbours in a concatenation may drown (PAPER_GAPS C15).
+            neighbours in a concatenation may drown (docs/gaps.md C15).
         std: Of the initial level embeddings, which are trained, not taken from the centroids.
 
     References:

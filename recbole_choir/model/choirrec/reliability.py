@@ -43,13 +43,13 @@ class ReliabilityNetwork(nn.Module):
         hidden: Widths of the activity tower.
         bucket_size: Width of the embedding of n_buy's bucket.
         fusion_bias_init: Bias of the fusion head at the start: -0.5 gives alpha_fusion of about
-            .38, so neither channel starves (PAPER_GAPS C22).
+            .38, so neither channel starves (docs/gaps.md C22).
         distill_head, fusion_head: Which heads to build; a head nobody reads would never get a
             gradient.
         freeze_distill: The distillation head gets no gradient (``kd_alpha_mode: detach``).
 
     References:
-        ChoirRec 4.4.3 (reliability gate), 4.4.4 (dedicated head); PAPER_GAPS C9.
+        ChoirRec 4.4.3 (reliability gate), 4.4.4 (dedicated head); docs/gaps.md C9.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -10,23 +10,28 @@ from torch import nn
 from recbole_choir.data import fields
 from recbole_choir.data.cross_statistics import A19_COLUMNS
 from recbole_choir.errors import ConfigError
-from recbole_choir.model.aktrec.adaptive_embedding import Adaptive, AdaptiveEmbedding
-from recbole_choir.model.aktrec.build import AKTParts
+from recbole_choir.model.aktrec.adaptive_embedding import (
+    Adaptive,
+    AdaptiveEmbedding,
+    ClusterBuffers,
+    HeadMeans,
+)
+from recbole_choir.model.aktrec.build import EmbeddingBuilder
 from recbole_choir.model.aktrec.cluster_average import ClusterAverage
 from recbole_choir.model.aktrec.cluster_view import ClusterView
 from recbole_choir.model.aktrec.gate_report import gate_report
-from recbole_choir.model.aktrec.transfer import AsymmetricTransfer, Transfer
+from recbole_choir.model.aktrec.transfer import (
+    AsymmetricTransfer,
+    Transfer,
+    TransferMeter,
+    soft_orthogonality,
+)
 from recbole_choir.model.aktrec.view_fusion import Slots, ViewFusion
 from recbole_choir.model.base_recommender import ChoirRecommender
-from recbole_choir.model.layers.channel import Channel
+from recbole_choir.model.layers.channel import Channel, MixtureOfExperts
 from recbole_choir.model.layers.epoch_meter import EpochMeter
-from recbole_choir.model.layers.experts import MixtureOfExperts
 from recbole_choir.model.layers.first_occurrence import distinct
-from recbole_choir.model.layers.orthogonality import soft_orthogonality
-from recbole_choir.model.layers.side_tables import SideTables
 from recbole_choir.model.layers.snapshot_tokens import SnapshotItemEncoder, SnapshotTokens
-from recbole_choir.model.layers.stand_in import StandIn
-from recbole_choir.model.layers.transfer_meter import TransferMeter
 from recbole_choir.model.settings.aktrec import AKTRecSettings
 from recbole_choir.settings.base import ConfigLike, read
 
@@ -97,7 +102,7 @@ class AKTRec(ChoirRecommender):
         ConfigError: If a setting is wrong, or the dataset lacks what the settings need.
 
     References:
-        AKT-Rec (Yan et al.), 3.2 and Eq. 4-12; Table 2 for the switches; PAPER_GAPS part B.
+        AKT-Rec (Yan et al.), 3.2 and Eq. 4-12; Table 2 for the switches; docs/gaps.md.
     """
 
     settings_class: ClassVar[type[AKTRecSettings]] = AKTRecSettings
@@ -144,20 +149,25 @@ class AKTRec(ChoirRecommender):
                 )
         self.sides = nn.ModuleDict()
         if inputs.clusters is not None and "clusters" in s.needs:
-            self.sides["user"] = SideTables(inputs.clusters.users)
-            self.sides["item"] = SideTables(inputs.clusters.items)
-        self._parts = AKTParts(s, inputs, self.embedding_size, self.embedding_std)
+            self.sides["user"] = ClusterBuffers(inputs.clusters.users)
+            self.sides["item"] = ClusterBuffers(inputs.clusters.items)
+        self._builder = EmbeddingBuilder(s, inputs, self.embedding_size, self.embedding_std)
         super()._build_encoders(config, inputs)
-        self.user_codes = self._parts.user_codes()
+        self.user_codes = self._builder.user_codes()
         if self.user_codes is not None:
             self.user_width += self.user_codes.width
-        del self._parts  # it holds the dataset's tables
+        del self._builder  # it holds the dataset's tables
 
     def _build_user_table(self, config: ConfigLike, inputs: ModelInputs) -> AdaptiveEmbedding:
-        return self._parts.users(self._side("user") if self.sides else None)
+        return self._builder.users(self._side("user") if self.sides else None)
 
     def _build_item_encoder(self, config: ConfigLike, inputs: ModelInputs) -> SnapshotItemEncoder:
-        return self._parts.items(self._side("item") if self.sides else None)
+        return self._builder.items(self._side("item") if self.sides else None)
+
+    @property
+    def item_table(self) -> AdaptiveEmbedding:
+        """The embedding of the items' ids, as ``user_table`` is that of the users'."""
+        return cast(AdaptiveEmbedding, self.item_encoder.identity)
 
     def _build_cluster_view(self, config: ConfigLike, inputs: ModelInputs) -> None:
         s = self.settings
@@ -204,11 +214,11 @@ class AKTRec(ChoirRecommender):
         else:
             self.ranker = Channel(width, self.widths, self.dropout_prob)
 
-    def _side(self, name: str) -> SideTables:
+    def _side(self, name: str) -> ClusterBuffers:
         """Tables of the users' or of the items' clusters."""
         side = self.sides[name]
-        if not isinstance(side, SideTables):  # never: the dict holds nothing else
-            raise TypeError(f"expected SideTables, got {type(side).__name__}")
+        if not isinstance(side, ClusterBuffers):  # never: the dict holds nothing else
+            raise TypeError(f"expected ClusterBuffers, got {type(side).__name__}")
         return side
 
     def _log_exposures(self, name: str) -> int:
@@ -227,7 +237,7 @@ class AKTRec(ChoirRecommender):
         return self
 
     def on_epoch_start(self, epoch: int) -> None:
-        """Start counting; averages are computed anew, so that a resumed run has the same ones."""
+        """Start counting; averages are computed again, so that a resumed run has the same ones."""
         super().on_epoch_start(epoch)
         self.transfer_meter.reset()
         self.gate_meter.reset()
@@ -247,13 +257,13 @@ class AKTRec(ChoirRecommender):
             self.cluster_view.refresh(self._users_at, self._items_at)
 
     def training_state(self) -> tuple[Any, ...]:
-        """What an evaluation computes anew and training reads: averages, means and their age.
+        """What an evaluation computes again and training reads: averages, means and their age.
 
         In training they are those of the last refresh; without this a validation in mid-epoch
         would bring the next refresh forward, and the run would end with other weights.
         """
         averages = [m.table for m in self.modules() if isinstance(m, ClusterAverage)]
-        means = [m.means for m in self.modules() if isinstance(m, StandIn)]
+        means = [m.means for m in self.modules() if isinstance(m, HeadMeans)]
         derived = [*averages, *means]
         return self._stale, self._age, derived, [values.clone() for values in derived]
 
@@ -345,7 +355,7 @@ class AKTRec(ChoirRecommender):
         user_stats = self.statistics(interaction, fields.USER_STATS)
         item_stats = self.statistics(interaction, fields.ITEM_STATS)
         user = self.user_table.parts(user_id, snapshot, user_stats)
-        item = self.item_encoder.identity.parts(item_id, snapshot, item_stats)
+        item = self.item_table.parts(item_id, snapshot, item_stats)
         token = self.item_encoder.token(item_id, snapshot, item.fused)
 
         extra = 0
@@ -379,7 +389,7 @@ class AKTRec(ChoirRecommender):
 
     def transfers(self, interaction: Interaction) -> tuple[Transfer, Transfer] | None:
         """``L_trans`` of the users and of the items of a batch (Eq. 4); None where it is off."""
-        user, item = self.user_table.cluster, self.item_encoder.identity.cluster
+        user, item = self.user_table.cluster, self.item_table.cluster
         if self.transfer is None or user is None or item is None:
             return None
         users, items = distinct(interaction[self.USER_ID]), distinct(interaction[self.ITEM_ID])
@@ -444,7 +454,7 @@ class AKTRec(ChoirRecommender):
 
     def id_tables(self) -> dict[str, torch.Tensor]:
         """The individual vectors of users and items; see :meth:`ChoirRecommender.id_tables`."""
-        sides = {"user": self.user_table, "item": self.item_encoder.identity}
+        sides = {"user": self.user_table, "item": self.item_table}
         return {k: e.individual.weight for k, e in sides.items() if e.individual is not None}
 
     def epoch_diagnostics(self) -> dict[str, float]:
@@ -458,8 +468,7 @@ class AKTRec(ChoirRecommender):
         figures = {**self.transfer_meter.report(), **self.gate_meter.report()}
         if figures:
             figures |= gate_report(self.user_table, "user", self._log_exposures("user"))
-            identity = self.item_encoder.identity
-            figures |= gate_report(identity, "item", self._log_exposures("item"))
+            figures |= gate_report(self.item_table, "item", self._log_exposures("item"))
         return {**super().epoch_diagnostics(), **figures}
 
 

@@ -28,7 +28,7 @@ class Base(ChoirRecommender):
         dataset: Has ``model_inputs``.
 
     References:
-        ChoirRec 4.4.1 and Table 1 ("Base Model"); BASELINES section 1.
+        ChoirRec 4.4.1 and Table 1 ("Base Model"); docs/baselines.md.
     """
 
     settings_class: ClassVar[type[WithGroupStats]] = BaseSettings

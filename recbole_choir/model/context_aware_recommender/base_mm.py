@@ -42,7 +42,7 @@ class BaseMM(ChoirRecommender):
         ConfigError: If the dataset has no item tables.
 
     References:
-        BASELINES section 0 (information parity); AKT-Rec 4.1.3.
+        docs/baselines.md; AKT-Rec 4.1.3.
     """
 
     settings_class: ClassVar[type[WithContent]] = BaseMMSettings

@@ -194,22 +194,22 @@ class ChoirRec(ChoirRecommender):
         value already holds the mean there and stays.
 
         References:
-            ChoirRec 4.3.2; PAPER_GAPS C16 (b).
+            ChoirRec 4.3.2; docs/gaps.md C16 (b).
         """
         values = super().user_values(interaction)
         if not self.settings.attr_impute or self.groups is None:
             return values
         group = self.groups.group_of(interaction[fields.SNAPSHOT], interaction[self.USER_ID])
-        stand_ins = self.groups.attributes(group)
-        for spec, at, stand_in in zip(
-            self.groups.fields, self.groups.positions, stand_ins, strict=True
+        attributes = self.groups.attributes(group)
+        for spec, at, of_group in zip(
+            self.groups.fields, self.groups.positions, attributes, strict=True
         ):
             own = values[at]
             if spec.kind == "token":
-                values[at] = torch.where(own == 0, stand_in, own)
+                values[at] = torch.where(own == 0, of_group, own)
             elif spec.kind == "token_seq":
                 missing = (own == 0).all(-1)  # [B]
-                first = torch.where(missing, stand_in, own[:, 0])
+                first = torch.where(missing, of_group, own[:, 0])
                 values[at] = torch.cat([first.unsqueeze(1), own[:, 1:]], dim=1)
         return values
 
@@ -284,7 +284,7 @@ class ChoirRec(ChoirRecommender):
         return ChannelOutputs(fused, z_individual, z_group, alpha.distill, alpha.fusion)
 
     def forward(self, interaction: Interaction) -> torch.Tensor:
-        """Fused logit ``[B]`` of each row."""
+        """Fused logit ``[B]`` of each row, whose sigmoid is the prediction (Eq. 1)."""
         return self.channels(interaction).fused
 
     def distil(self, out: ChannelOutputs, n_buy: torch.Tensor) -> Distilled | None:
@@ -354,7 +354,7 @@ class ChoirRec(ChoirRecommender):
     def epoch_diagnostics(self) -> dict[str, float]:
         """Gates over the epoch's training rows so far.
 
-        How much distillation weighs beside the BCE of the fused logit, as norms of gradients over
+        How much distillation weighs next to the BCE of the fused logit, as norms of gradients over
         the rows of the epoch:
 
         - ``kd_grad_ratio_group``: of ``lambda L_KD`` over that of the BCE, on the logit z_group,

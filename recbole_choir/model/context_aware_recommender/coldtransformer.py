@@ -14,10 +14,10 @@ from recbole_choir.model.context_aware_recommender.base import Base
 from recbole_choir.model.layers.dot_pooling import masked_mean_weights
 from recbole_choir.model.layers.field_embedding import ItemTokens
 from recbole_choir.model.layers.further_inputs import FurtherInputs
+from recbole_choir.model.layers.left_aligned import align_left
 from recbole_choir.model.layers.lookup import gather_rows
 from recbole_choir.model.layers.mlp import MLP, linear
 from recbole_choir.model.layers.sequence_transformer import SequenceTransformer
-from recbole_choir.model.layers.to_front import to_front
 from recbole_choir.model.settings.coldtransformer import ColdTransformerSettings
 from recbole_choir.settings.base import ConfigLike, read
 
@@ -62,7 +62,7 @@ class ColdTransformer(Base):
 
     References:
         Cold-Transformer (Li et al., SIGIR 2022, 10.1145/3477495.3531797); ChoirRec Table 1;
-        BASELINES 3.
+        docs/baselines.md.
     """
 
     settings_class: ClassVar[type[ColdTransformerSettings]] = ColdTransformerSettings
@@ -120,9 +120,9 @@ class ColdTransformer(Base):
     def fused(self, interaction: Interaction) -> tuple[torch.Tensor, torch.Tensor]:
         """Items and labels (float) ``[B, L]`` of the fused sequences, items in front."""
         if self.positives_only:
-            (items,) = to_front(interaction[fields.HIST_ITEMS])
+            (items,) = align_left(interaction[fields.HIST_ITEMS])
             return items, torch.ones_like(items, dtype=torch.float32)
-        items, labels = to_front(interaction[LABELLED_ITEMS], interaction[fields.HIST_LABELS])
+        items, labels = align_left(interaction[LABELLED_ITEMS], interaction[fields.HIST_LABELS])
         return items, labels
 
     def context(self, interaction: Interaction, items: ItemTokens) -> torch.Tensor:

@@ -2,31 +2,121 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
 from recbole_choir.data import fields
 from recbole_choir.data.history import take_newest
 from recbole_choir.data.item_contexts import ItemContexts
 from recbole_choir.data.rows import RowInputs
 from recbole_choir.errors import ConfigError
+from recbole_choir.evaluator.segments import bottom_share
+from recbole_choir.model.baselines.melt_contexts import ContextDraw, TailRows
 from recbole_choir.model.context_aware_recommender.base import Base
-from recbole_choir.model.layers.context_draw import ContextDraw
-from recbole_choir.model.layers.curriculum import item_weight, user_weight
 from recbole_choir.model.layers.first_occurrence import distinct
 from recbole_choir.model.layers.further_inputs import FurtherInputs
-from recbole_choir.model.layers.head_side import HeadSide, fewest
 from recbole_choir.model.layers.host_generator import HostGenerator
+from recbole_choir.model.layers.left_aligned import align_left
 from recbole_choir.model.layers.mlp import linear
 from recbole_choir.model.layers.sequence_transformer import SequenceTransformer, recency
-from recbole_choir.model.layers.tail_rows import TailRows
-from recbole_choir.model.layers.to_front import to_front
 from recbole_choir.model.settings.melt import MELTSettings
 from recbole_choir.settings.base import ConfigLike, read
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
+
+
+def user_weight(count: torch.Tensor, threshold: int, longest: int, progress: float) -> torch.Tensor:
+    """``|sin(pi/2 e/E + pi / (2 (L_max - T - 1)) (n - T - 1))|``.
+
+    At first the users with the longest sequences weigh most, at last those nearest to the tail.
+
+    Args:
+        count: n of each user, within T + 1 and ``longest``.
+        threshold: T, the length up to which a user is tail.
+        longest: L_max.
+        progress: e / E, epochs done of all epochs.
+
+    Returns:
+        Weights in [0, 1], of the shape of ``count``.
+
+    References:
+        MELT (official code); docs/baselines.md.
+    """
+    step = math.pi / (2 * max(1, longest - threshold - 1))
+    return torch.sin(math.pi / 2 * progress + step * (count - threshold - 1)).abs()
+
+
+def item_weight(count: torch.Tensor, threshold: int, progress: float) -> torch.Tensor:
+    """``|sin(pi/2 e/E + pi/100 (min(n, T + 50) - T - 1))|``; see :func:`user_weight`."""
+    excess = count.clamp_max(threshold + 50) - threshold - 1
+    return torch.sin(math.pi / 2 * progress + math.pi / 100 * excess).abs()
+
+
+def fewest(rows: torch.Tensor, positives: NDArray[np.integer], share: float) -> torch.Tensor:
+    """The tail as MELT's code has it: a share of the ids, those with the fewest positives.
+
+    Args:
+        rows: int64 ``[n]`` training rows; ids without any are tail, the padding is not.
+        positives: Ids of the training rows with label 1.
+        share: Of the ids with training rows, 0 to 1; of equal ones the lower ids are tail.
+
+    Returns:
+        bool ``[n]``, where ``rows`` is.
+    """
+    count = np.bincount(positives, minlength=len(rows))
+    # 0 is for ids without rows; those without positives come first of the others
+    tail = bottom_share(np.where(rows.cpu().numpy() > 0, count + 1, 0), share)
+    tail[0] = False
+    return torch.from_numpy(tail).to(rows.device)
+
+
+class HeadSide(nn.Module):
+    """Flags and counts of one side, on the model's device.
+
+    Args:
+        tail: bool ``[n]``; ids that are not tail but have no training row are neither.
+        rows: int64 ``[n]`` training rows.
+        positives: Ids of the training rows with label 1.
+        lowest, highest: Bounds of the threshold.
+
+    Attributes:
+        threshold: T: the most positives that a tail id with training rows has.
+    """
+
+    tail: torch.Tensor
+    head: torch.Tensor
+    count: torch.Tensor
+
+    def __init__(
+        self,
+        tail: torch.Tensor,
+        rows: torch.Tensor,
+        positives: NDArray[np.integer],
+        lowest: int,
+        highest: int | None = None,
+    ) -> None:
+        super().__init__()
+        count = np.bincount(positives, minlength=len(tail)).astype(np.int64)
+        kept = {
+            "tail": tail,
+            "head": (rows > 0) & ~tail,
+            "count": torch.from_numpy(count).to(tail.device),
+        }
+        for name, values in kept.items():  # of the dataset, not of the weights: not saved
+            self.register_buffer(name, values, persistent=False)
+        threshold = max(lowest, int(count[tail.cpu().numpy()].max(initial=0)))
+        self.threshold = threshold if highest is None else min(threshold, max(lowest, highest))
+
+    def excess_count(self, ids: torch.Tensor) -> torch.Tensor:
+        """Positives of head ids, at least T + 1."""
+        return self.count[ids].clamp_min(self.threshold + 1)
+
 
 REFRESH_ROWS = 4096  # contexts encoded at once at the start of an epoch
 
@@ -54,16 +144,16 @@ class MELT(Base):
     curriculum, both transfers and their time, two blocks with one head and dropout .5, training on
     from a trained encoder; the mean over d, to which the lambdas of .1 to .4 belong (the paper's
     Algorithm 1 has the sum), and weights that enter once, ``(w * (a - b) ** 2).mean()``.
-    Reconstruction: an encoder beside Base's features and BCE for its own loss; T the most positives
-    of a tail id; contexts without the item itself and without reversed suffixes, since histories
-    here end before the candidate; leaving one user out; e~ for the candidate alone; ``L_U`` on rows
-    of head users with more history than T, one a user and batch; budgets a step. Three things
-    follow from the tower, which is no dot product. Targets are detached (``melt_detach_target``):
-    in the code f alone has to give the scores, here Base's features do as well, and f would shrink
-    until L_U is next to nothing. A tail user's s is the mean of f and W_U f, their sum in the code
-    (``melt_merge``): a dot product ranks both alike, a tower has learned f's scale. No e~ in the
-    first epoch (``melt_transfer_from``), one of 160 in the code and half of two here, where W_I has
-    yet to learn.
+    Reconstruction: an encoder next to Base's features and BCE for its own loss; T the most
+    positives of a tail id; contexts without the item itself and without reversed suffixes, since
+    histories here end before the candidate; leaving one user out; e~ for the candidate alone;
+    ``L_U`` on rows of head users with more history than T, one a user and batch; budgets a step.
+    Three things follow from the tower, which is no dot product. Targets are detached
+    (``melt_detach_target``): in the code f alone has to give the scores, here Base's features do as
+    well, and f would shrink until L_U is next to nothing. A tail user's s is the mean of f and W_U
+    f, their sum in the code (``melt_merge``): a dot product ranks both alike, a tower has learned
+    f's scale. No e~ in the first epoch (``melt_transfer_from``), one of 160 in the code and half of
+    two here, where W_I has yet to learn.
 
     With both lambdas 0 it is its backbone, Base with f: the control that tells the branches from
     the encoder.
@@ -76,7 +166,7 @@ class MELT(Base):
         ConfigError: If a setting is wrong, or the dataset has no tail flags or no head items.
 
     References:
-        MELT (Kim et al., SIGIR 2023, arXiv 2304.08382); ChoirRec Table 1; BASELINES 4.
+        MELT (Kim et al., SIGIR 2023, arXiv 2304.08382); ChoirRec Table 1; docs/baselines.md.
     """
 
     pool: torch.Tensor
@@ -170,7 +260,7 @@ class MELT(Base):
 
     def states(self, history: torch.Tensor) -> torch.Tensor:
         """``f`` ``[B, d]`` of histories ``[B, L]``; the zero vector for an empty one."""
-        (items,) = to_front(history)
+        (items,) = align_left(history)
         mask = items > 0
         return self.sequence.newest(self.item_encoder.id_table(items), mask)
 
@@ -202,7 +292,7 @@ class MELT(Base):
 
     def user_loss(self, interaction: Interaction, full: torch.Tensor) -> torch.Tensor:
         """``L_U`` of a batch, a scalar, given f of its histories ``[B, d]``."""
-        side, (history,) = self.users, to_front(interaction[fields.HIST_ITEMS])
+        side, (history,) = self.users, align_left(interaction[fields.HIST_ITEMS])
         user, device = interaction[self.USER_ID], history.device
         long_enough = (history > 0).sum(1) > side.threshold
         one = distinct(torch.where(side.head[user] & long_enough, user, 0))  # a row of each user

@@ -2,23 +2,204 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
+from torch import nn
 
 from recbole_choir.data import fields
+from recbole_choir.data.table.item_tables import ItemTables
 from recbole_choir.errors import ConfigError
 from recbole_choir.model.base_recommender import Features
 from recbole_choir.model.context_aware_recommender.base_mm import BaseMM
-from recbole_choir.model.layers.bidirectional_attention import BidirectionalAttention
+from recbole_choir.model.layers.attention_meter import AttentionMeter
+from recbole_choir.model.layers.code_embedding import CodeEmbedding
+from recbole_choir.model.layers.content import ContentProjection
+from recbole_choir.model.layers.dot_pooling import SOFTMAX, Scoring, dot_pooling
 from recbole_choir.model.layers.field_embedding import ItemTokens
 from recbole_choir.model.layers.further_inputs import FurtherInputs
-from recbole_choir.model.layers.modal_embedding import ModalEmbedding
+from recbole_choir.model.layers.target_attention import CosineQuery, DotQuery, inverse_length
 from recbole_choir.model.settings.saviorrec import SaviorRecSettings
 from recbole_choir.settings.base import ConfigLike
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
+
+
+class CodebookDelta(CodeEmbedding):
+    """``delta_i = FusionMLP([A^1[sid_1]; ..; A^M[sid_M]])`` with a zero codebook a level.
+
+    No biases and GELU: delta is exactly zero at first and for unknown codes, and yet the codebooks
+    get a gradient. ReLU, whose slope at zero is zero, would keep them there for ever, and so would
+    a zero last layer.
+
+    Args:
+        codes: ``[S + 1, n, M]``, 0 for unknown, else the code + 1.
+        n_codes: K of each level.
+        size: Width of a level's codebook.
+        hidden: Hidden width of the MLP.
+        out: Width of delta.
+
+    References:
+        SaviorRec (arXiv 2508.01375), figure of the architecture, MBA block.
+    """
+
+    def __init__(
+        self, codes: torch.Tensor, n_codes: Sequence[int], size: int, hidden: int, out: int
+    ) -> None:
+        super().__init__(codes, n_codes, size)
+        for level in self.levels:
+            nn.init.zeros_(level.weight)  # type: ignore[arg-type]
+        first, last = (
+            nn.Linear(a, b, bias=False) for a, b in ((self.width, hidden), (hidden, out))
+        )
+        nn.init.xavier_normal_(first.weight)
+        nn.init.xavier_normal_(last.weight)
+        self.fusion = nn.Sequential(first, nn.GELU(), last)
+        self.width = out
+
+    def embed(self, keys: torch.Tensor) -> torch.Tensor:
+        """``delta`` ``[u, out]`` of codes ``[u, M]``."""
+        return self.fusion(super().embed(keys))
+
+
+class ModalEmbedding(nn.Module):
+    """``t~_i = W_t t_i + delta_i``, the same for the candidate and the history.
+
+    Args:
+        items: Content vectors and codes by (snapshot, item); both frozen.
+        size: Width d_m.
+        level_size, hidden: See :class:`CodebookDelta`.
+        with_delta: False: ``t~ = W_t t``.
+    """
+
+    def __init__(
+        self, items: ItemTables, size: int, level_size: int, hidden: int, with_delta: bool = True
+    ) -> None:
+        super().__init__()
+        self.width = size
+        self.content = ContentProjection(items, size)
+        self.delta: CodebookDelta | None = None
+        if with_delta:
+            self.delta = CodebookDelta(items.item_codes, items.n_codes, level_size, hidden, size)
+
+    def forward(self, ids: torch.Tensor, snapshot: torch.Tensor) -> torch.Tensor:
+        """``t~`` ``[..., d_m]`` of ids at snapshots, both ``[...]``."""
+        content = self.content(ids, snapshot)
+        return content if self.delta is None else content + self.delta(ids, snapshot)
+
+    def whole(self) -> torch.Tensor:
+        """``t~`` ``[S + 1, n, d_m]`` of the whole vocabulary at all snapshots."""
+        content = self.content.whole()
+        return content if self.delta is None else content + self.delta.whole()
+
+
+class BothWays(NamedTuple):
+    """What the attentions return.
+
+    Attributes:
+        modal: ``[B, d_m]``, content weighed by content.
+        modal_to_behaviour: ``[B, D]``, behaviour weighed by content.
+        behaviour_to_modal: ``[B, d_m]``, content weighed by behaviour.
+        weights: ``[B, 3, L]`` of the three; exactly 0 on padding. They carry no gradient.
+    """
+
+    modal: torch.Tensor
+    modal_to_behaviour: torch.Tensor
+    behaviour_to_modal: torch.Tensor
+    weights: torch.Tensor
+
+
+class BidirectionalAttention(nn.Module):
+    """``sum_j w_j v_j`` three times, each with a query of its own.
+
+    The weights have the forms of
+    :class:`recbole_choir.model.layers.target_attention.TargetAttention`; that of the figure is
+    ``dot``, ``softmax_j(<W q, k_j> / sqrt(d))``. The fourth attention, behaviour by behaviour, is
+    that of Base. One matrix stands for the query's and the key's projections, whose product is all
+    that a score sees. That of the values is left to the layer that reads the result: both are
+    linear.
+
+    Args:
+        modal: Width d_m of the content vectors.
+        behaviour: Width D of the behaviour tokens.
+        att_type: ``sigmoid`` (the models' common default), ``cosine`` or ``dot``; ``mlp`` counts as
+            ``cosine`` and ``mlp_sum`` as ``sigmoid``: DIN's unit wants query and keys of one space.
+        scale: Divide products of ``dot`` by the square root of the keys' width.
+
+    Attributes:
+        fused: As of target attention.
+
+    References:
+        SaviorRec (arXiv 2508.01375), figure of the architecture.
+    """
+
+    def __init__(
+        self, modal: int, behaviour: int, att_type: str = "sigmoid", scale: bool = True
+    ) -> None:
+        super().__init__()
+        self.kind = "sigmoid" if att_type in ("sigmoid", "mlp_sum") else "softmax"
+        self.cosine = att_type != "dot"
+        self.fused = True
+        shift = 0.5 if self.kind == "sigmoid" else None
+
+        def query(width: int) -> nn.Module:
+            return CosineQuery(width, shift=shift) if self.cosine else DotQuery(width, scale)
+
+        self.modal = query(modal)
+        self.modal_to_behaviour = query(modal)
+        self.behaviour_to_modal = query(behaviour)
+        self.widths = (modal, behaviour)
+        self.meters = nn.ModuleDict(
+            {n: AttentionMeter() for n in ("modal", "modal_to_behaviour", "behaviour_to_modal")}
+        )
+
+    def _scoring(self, table: torch.Tensor) -> Scoring:
+        """How the three score rows ``[n, d_m + D]`` of the table."""
+        if not self.cosine:
+            return SOFTMAX
+        d_m = self.widths[0]
+        content, token = inverse_length(table[:, :d_m]), inverse_length(table[:, d_m:])
+        scale = torch.cat([content, content, token], dim=1)  # [n, 3]
+        ways = (self.modal, self.modal_to_behaviour, self.behaviour_to_modal)
+        biases = [way.bias() for way in ways if isinstance(way, CosineQuery)]
+        there = [bias for bias in biases if bias is not None]
+        return Scoring(self.kind == "softmax", scale, torch.stack(there) if there else None)
+
+    def forward(
+        self,
+        modal: torch.Tensor,
+        behaviour: torch.Tensor,
+        table: torch.Tensor,
+        index: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> BothWays:
+        """Attend.
+
+        Args:
+            modal: Content of the candidates ``[B, d_m]``.
+            behaviour: Their tokens ``[B, D]``.
+            table: ``[n, d_m + D]``, content and token of an item side by side: one lookup.
+            index: Rows ``[B, L]`` of the table that make up the sequence.
+            mask: bool ``[B, L]``, True on valid slots; padding may stand anywhere.
+        """
+        d_m, width = self.widths
+        no_content, no_token = modal.new_zeros(len(modal), d_m), modal.new_zeros(len(modal), width)
+        queries = torch.stack(
+            [
+                torch.cat([self.modal(modal), no_token], dim=1),
+                torch.cat([self.modal_to_behaviour(modal), no_token], dim=1),
+                torch.cat([no_content, self.behaviour_to_modal(behaviour)], dim=1),
+            ],
+            dim=1,
+        )  # [B, 3, d_m + D]
+        scoring = self._scoring(table)
+        pooled, weights = dot_pooling(queries, table, index, mask, scoring, self.fused)
+        if self.training:
+            for way, meter in enumerate(self.meters.values()):
+                meter.add(weights[:, way], mask, self.kind)  # type: ignore[operator]
+        return BothWays(pooled[:, 0, :d_m], pooled[:, 1, d_m:], pooled[:, 2, :d_m], weights)
 
 
 class SaviorRec(BaseMM):
@@ -51,7 +232,7 @@ class SaviorRec(BaseMM):
         ConfigError: If a setting is wrong, or the dataset has no item tables.
 
     References:
-        SaviorRec (2025, arXiv 2508.01375); AKT-Rec Table 1; BASELINES 6.
+        SaviorRec (2025, arXiv 2508.01375); AKT-Rec Table 1; docs/baselines.md.
     """
 
     settings_class: ClassVar[type[SaviorRecSettings]] = SaviorRecSettings

@@ -9,15 +9,48 @@ from torch import nn
 
 from recbole_choir.data import fields
 from recbole_choir.model.context_aware_recommender.base import Base
-from recbole_choir.model.layers.additive_attention import AdditiveAttention
+from recbole_choir.model.layers.dot_pooling import masked_softmax
 from recbole_choir.model.layers.field_embedding import ItemTokens
+from recbole_choir.model.layers.left_aligned import align_left, last_valid
 from recbole_choir.model.layers.mlp import linear
-from recbole_choir.model.layers.to_front import last_valid, to_front
 from recbole_choir.model.settings.tailnet import TailNetSettings
 from recbole_choir.settings.base import ConfigLike
 
 if TYPE_CHECKING:
     from recbole.data.interaction import Interaction
+
+
+class AdditiveAttention(nn.Module):
+    """``sum_j beta_j v_j`` with ``beta = softmax_j(q^T sigmoid(W1 v_L + W2 v_j + b))``.
+
+    Args:
+        width: Of the states.
+
+    References:
+        TailNet (arXiv 2007.12329); the attention of STAMP and SR-GNN.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.last = linear(width, width)  # its bias is b
+        self.each = nn.Parameter(linear(width, width).weight.detach())
+        self.query = nn.Parameter(torch.empty(width))
+        nn.init.normal_(self.query, std=width**-0.5)
+
+    def forward(self, last: torch.Tensor, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Pool.
+
+        Args:
+            last: ``v_L`` ``[B, D]``.
+            states: ``[B, L, D]``.
+            mask: bool ``[B, L]``, True on valid slots.
+
+        Returns:
+            ``[B, D]``; the zero vector for a row without a valid slot.
+        """
+        hidden = torch.sigmoid(self.last(last).unsqueeze(1) + states @ self.each.T)
+        beta = masked_softmax(hidden @ self.query, mask)  # [B, L]
+        return torch.bmm(beta.unsqueeze(1), states).squeeze(1)
 
 
 class Session(NamedTuple):
@@ -63,7 +96,7 @@ class TailNet(Base):
         ConfigError: If a setting is wrong, or the dataset has no tail flags.
 
     References:
-        TailNet (Liu and Zheng, 2020, arXiv 2007.12329); AKT-Rec Table 1; BASELINES 7.
+        TailNet (Liu and Zheng, 2020, arXiv 2007.12329); AKT-Rec Table 1; docs/baselines.md.
     """
 
     tail: torch.Tensor
@@ -96,7 +129,7 @@ class TailNet(Base):
 
     def session(self, interaction: Interaction, items: ItemTokens) -> Session:
         """Encode the histories of a batch."""
-        (history,) = to_front(interaction[fields.HIST_ITEMS])  # [B, L]
+        (history,) = align_left(interaction[fields.HIST_ITEMS])  # [B, L]
         mask = history > 0
         states, _ = self.gru(items.lookup(history))  # [B, L, h]
         last = last_valid(states, mask)

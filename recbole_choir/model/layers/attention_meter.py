@@ -86,7 +86,7 @@ def attention_figures(model: nn.Module) -> dict[str, float]:
 
 
 def reset_attention(model: nn.Module) -> None:
-    """Start counting anew in every attention of a model."""
+    """Start counting from zero in every attention of a model."""
     for module in model.modules():
         if isinstance(module, AttentionMeter):
             module.reset()

@@ -22,7 +22,7 @@ class Channel(nn.Module):
         dropout: After each hidden layer.
 
     References:
-        ChoirRec 4.4.1-4.4.2; PAPER_GAPS C3 (which layers), C10 (the first block).
+        ChoirRec 4.4.1-4.4.2; docs/gaps.md C3 (which layers), C10 (the first block).
     """
 
     def __init__(self, n_in: int, widths: Sequence[int], dropout: float) -> None:
@@ -62,3 +62,34 @@ class Channel(nn.Module):
     def forward(self, h0: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
         """Logit ``[B]`` of the input ``[B, n_in]``; ``added`` as in :meth:`mid`."""
         return self.logit(self.mid(h0, added))
+
+
+class MixtureOfExperts(nn.Module):
+    """``logit = tower(sum_k softmax(W f)_k expert_k(f))``: one task of the multi-gate mixture.
+
+    Args:
+        n_in: Width of f.
+        widths: The hidden layers of an MLP of the same depth: all but the last make an expert, the
+            last is the tower's.
+        dropout: After each hidden layer.
+        n_experts: K.
+
+    References:
+        AKT-Rec 3.2.3 (the ranking network F, [12]).
+    """
+
+    def __init__(
+        self, n_in: int, widths: Sequence[int], dropout: float, n_experts: int = 4
+    ) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(
+            MLP(n_in, widths[:-1], None, dropout) for _ in range(n_experts)
+        )
+        self.gate = linear(n_in, n_experts)
+        self.tower = MLP(widths[-2], widths[-1:], 1, dropout)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Logit ``[B]`` of features ``[B, n_in]``."""
+        weight = torch.softmax(self.gate(features), dim=-1)  # [B, K]
+        experts = torch.stack([expert(features) for expert in self.experts], dim=1)  # [B, K, w]
+        return self.tower((weight.unsqueeze(-1) * experts).sum(1)).squeeze(-1)

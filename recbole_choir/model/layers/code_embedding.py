@@ -23,7 +23,7 @@ class CodeEmbedding(KeyedPart):
         add: Add the levels up to one vector of ``size`` instead of concatenating them.
 
     References:
-        AKT-Rec 3.1.2 (the ids); BASELINES section 0 (as plain features, Base+MM); PAPER_GAPS A1
+        AKT-Rec 3.1.2 (the ids); docs/baselines.md; docs/gaps.md A1
         (their sum as a cluster's vector).
     """
 

@@ -20,7 +20,7 @@ class ContentProjection(KeyedPart):
         size: Width of the projection.
 
     References:
-        BASELINES section 0 (information parity); AKT-Rec 3.1.1 (the vectors).
+        docs/baselines.md; AKT-Rec 3.1.1 (the vectors).
     """
 
     def __init__(self, items: ItemTables, size: int) -> None:

@@ -95,7 +95,7 @@ class FieldBank(nn.Module):
 
 
 class FeatureTable(nn.Module):
-    """The attribute values of all users, or of all items, resident beside the model.
+    """The attribute values of all users, or of all items, kept on the model's device.
 
     They are buffers that are not saved: they belong to the dataset, not to the weights.
 
@@ -176,7 +176,7 @@ class ItemEncoder(nn.Module):
         with_id: False leaves the table of ids out: a subclass has its own.
 
     References:
-        ChoirRec 4.4.1 (shared item representation); BASELINES section 0.
+        ChoirRec 4.4.1 (shared item representation); docs/baselines.md.
     """
 
     def __init__(

@@ -31,6 +31,13 @@ class TokenPart(Protocol):
         """``[S + 1, n, width]`` at all snapshots; ``[n, width]`` where it does not vary."""
 
 
+class IdPart(TokenPart, Protocol):
+    """The part of a token that stands for the id itself, where a table of ids is not enough."""
+
+    def refresh(self) -> None:
+        """Compute what it derives from its weights from them as they are now."""
+
+
 class KeyedPart(nn.Module):
     """A :class:`TokenPart` made of the key, such as codes or a vector, of (snapshot, id).
 

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from recbole_choir.data.schema import Field
-from recbole_choir.model.aktrec.adaptive_embedding import AdaptiveEmbedding
 from recbole_choir.model.layers.field_embedding import ItemEncoder, ItemTokens
-from recbole_choir.model.layers.keyed_part import TokenPart
+from recbole_choir.model.layers.keyed_part import IdPart, TokenPart
 from recbole_choir.model.layers.lookup import distinct_keys, gather_rows
 
 
@@ -81,7 +80,7 @@ class SnapshotItemEncoder(ItemEncoder):
         n_snapshots: S + 1, "no snapshot yet" included.
     """
 
-    identity: AdaptiveEmbedding
+    identity: IdPart
 
     def __init__(
         self,
@@ -91,7 +90,7 @@ class SnapshotItemEncoder(ItemEncoder):
         size: int,
         std: float = 0.05,
         parts: Sequence[TokenPart] = (),
-        identity: AdaptiveEmbedding | None = None,
+        identity: IdPart | None = None,
         n_snapshots: int = 1,
     ) -> None:
         super().__init__(n_items, fields, features, size, std, with_id=identity is None)
@@ -105,7 +104,7 @@ class SnapshotItemEncoder(ItemEncoder):
         self.n_snapshots = n_snapshots
 
     def refresh(self) -> None:
-        """Compute anew what the id part derives from its weights, where it has such a thing."""
+        """Compute again what the id part derives from its weights, where it has such a thing."""
         if self.has_identity:
             self.identity.refresh()
 

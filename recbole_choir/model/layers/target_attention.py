@@ -103,7 +103,7 @@ class MLPScore(nn.Module):
     """``score_j = MLP([x_t; x_j; x_t - x_j; x_t * x_j])``, DIN's attention unit.
 
     Tokens come in at unit root mean square: embeddings start so short that products of them would
-    be invisible beside the biases, and the unit would be a constant.
+    be invisible next to the biases, and the unit would be a constant.
 
     The first layer is rearranged by its linearity: ``(W1 + W3) x_t + (W2 - W3 + W4 diag(x_t)) x_j``
     is one matrix per row, so no ``[B, L, 4 D]`` tensor is made and a quarter of the work remains.
@@ -113,7 +113,7 @@ class MLPScore(nn.Module):
         hidden: Widths of the hidden layers.
 
     References:
-        ChoirRec 4.4.1 [23]; BASELINES section 1 (hidden 80, 40).
+        ChoirRec 4.4.1 [23]; docs/baselines.md.
     """
 
     def __init__(self, width: int, hidden: Sequence[int] = (80, 40)) -> None:
@@ -165,7 +165,7 @@ class TargetAttention(nn.Module):
 
     References:
         ChoirRec 4.4.1 and AKT-Rec 3.2.2 cite DIN (Zhou et al., 2018, 4.3: no softmax, so that the
-        intensity of interests is kept); AKT-Rec Eq. 8; BASELINES section 1.
+        intensity of interests is kept); AKT-Rec Eq. 8; docs/baselines.md.
     """
 
     def __init__(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from recbole_choir.errors import ConfigError, DataError
+from recbole_choir.files import one_at_a_time
 from recbole_choir.semantic.encoders.pictures import PictureFiles
 from recbole_choir.semantic.encoders.text_model import (
     EMBEDDED,
@@ -25,7 +26,6 @@ from recbole_choir.semantic.encoders.text_model import (
     local_folder,
     reads_pictures,
 )
-from recbole_choir.semantic.storage.lock import one_at_a_time
 from recbole_choir.semantic.storage.vector_cache import VectorCache
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Encoder:
         ConfigError: A number is out of range, or there is no such folder.
 
     References:
-        ChoirRec, section 4.2.2 (1); PAPER_GAPS C19 (truncate, then normalise).
+        ChoirRec, section 4.2.2 (1); docs/gaps.md C19 (truncate, then normalise).
     """
 
     def __init__(
@@ -345,7 +345,7 @@ class Encoder:
 
 
 def _kind(given: _Input) -> tuple[bool, bool]:
-    """Whether there is a picture, and whether there is a text beside it."""
+    """Whether there is a picture, and whether there is a text next to it."""
     return bool(given.digest), bool(given.text.strip())
 
 

@@ -80,7 +80,7 @@ class Frames:
 
 
 def outcome_columns(interactions: pd.DataFrame) -> list[str]:
-    """Columns of 0 and 1 beside the known ones: what else came of an event (``conversion``).
+    """Columns of 0 and 1 next to the known ones: what else came of an event (``conversion``).
 
     Missing values count as 0. In the order of their names.
     """

@@ -1,4 +1,4 @@
-"""Numbers drawn from ids: the same on every machine, beside any other ids and in any order."""
+"""Numbers drawn from ids: the same on every machine, next to any other ids and in any order."""
 
 from __future__ import annotations
 

@@ -14,17 +14,12 @@ from tqdm import tqdm
 
 from recbole_choir.errors import DataError
 from recbole_choir.prefix_groups import prefix_ids
-from recbole_choir.semantic.distinct_vectors import DistinctVectors
 from recbole_choir.semantic.frames.frames import ITEM_ID, Frames
 from recbole_choir.semantic.groups.priors import choose_levels, group_names
 from recbole_choir.semantic.items.source import ItemSource
-from recbole_choir.semantic.quantizers.base import (
-    Quantizer,
-    fit_quantizer,
-    make_quantizer,
-    quantizer_report,
-)
-from recbole_choir.semantic.quantizers.points import as_points, distinct_points
+from recbole_choir.semantic.quantizers.base import fit_quantizer, make_quantizer, quantizer_report
+from recbole_choir.semantic.quantizers.points import DistinctVectors, as_points, distinct_points
+from recbole_choir.semantic.quantizers.quantizer import Quantizer
 from recbole_choir.settings.recipe import ItemRecipe, Recipe
 from recbole_choir.table_format import GROUP_ID, NO_CODE, SNAPSHOT, VECTOR, code_column
 
@@ -41,7 +36,7 @@ class ItemGrouping:
         names: object [S, n_items] that prefix as text, None for none.
         vector: int32 [S, n_items] row of ``vectors``, -1 for none.
         vectors: float32 [V, d], each different one once.
-        quantizer: The codebooks; those of the last snapshot if they are fitted anew each time.
+        quantizer: The codebooks; those of the last snapshot if they are fitted again each time.
         n_clusters: Codewords at each level.
         fit: How well the first codebooks fit, of :func:`~.quantizer.quantizer_report`.
         report: What the item input says of its fit; None where it says nothing.
@@ -115,12 +110,12 @@ def group_items(
     bar = tqdm(moments, desc="item ids", unit="snapshot", disable=not show_progress)
     for index, moment in enumerate(bar):
         before = frames.before(float(moment))
-        anew = quantizer is None or recipe.codebooks == "per_snapshot"
-        if anew:
+        again = quantizer is None or recipe.codebooks == "per_snapshot"
+        if again:
             source.fit(before)
         _, x, valid = source.transform(before)
         width = x.shape[1]
-        if anew:
+        if again:
             if not valid.any():
                 raise DataError(
                     f"snapshot {index + 1}: expected items with something to be described by "

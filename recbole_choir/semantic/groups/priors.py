@@ -95,7 +95,7 @@ def group_priors(
         codes: int [n, M], in the order of ``users``; negative where a user has no group.
         pairs: Item and category, of :func:`~.categories.category_pairs`.
         kinds: Attributes to sum up, of :func:`attribute_kinds`.
-        top_categories: Categories that a sequence draws from; 10 (PAPER_GAPS C18).
+        top_categories: Categories that a sequence draws from; 10 (docs/gaps.md C18).
         sequence_length: Items in a sequence at most; 50, as in a user's own history.
 
     Returns:
@@ -177,7 +177,7 @@ def group_sequences(
         (ties by item id). Groups without purchases of items with a category are left out.
 
     References:
-        ChoirRec, section 4.3.3; PAPER_GAPS C18.
+        ChoirRec, section 4.3.3; docs/gaps.md C18.
     """
     # Numbers instead of names from here on: item codes follow the order of the names, so that
     # ties by code are ties by name.

@@ -18,12 +18,8 @@ from recbole_choir.semantic.encoders.encoder import Encoder
 from recbole_choir.semantic.frames.frames import Frames
 from recbole_choir.semantic.inputs import GroupingInput, make_input
 from recbole_choir.semantic.items.source import ItemSource, report_of
-from recbole_choir.semantic.quantizers.base import (
-    Quantizer,
-    fit_quantizer,
-    make_quantizer,
-    quantizer_report,
-)
+from recbole_choir.semantic.quantizers.base import fit_quantizer, make_quantizer, quantizer_report
+from recbole_choir.semantic.quantizers.quantizer import Quantizer
 from recbole_choir.settings.recipe import Recipe
 from recbole_choir.table_format import NO_CODE, SNAPSHOT, USER_ID
 
@@ -39,7 +35,7 @@ class Grouping:
 
     Args:
         codes: int32 [S, n_users, M]; -1 where a user has none.
-        quantizer: The codebooks; those of the last snapshot if they are fitted anew each time.
+        quantizer: The codebooks; those of the last snapshot if they are fitted again each time.
         n_clusters: Codewords at each level.
         fitted_on: Distinct vectors that the first codebooks were fitted on.
         embeddings: float32 [n_users, d] at the last snapshot; zeros where there is none.

@@ -19,9 +19,9 @@ from recbole_choir.semantic.inputs.random import RandomInput
 from recbole_choir.semantic.inputs.text import TextInput
 from recbole_choir.semantic.inputs.text_parts import TextPartsInput
 from recbole_choir.semantic.items.base import ItemVectors
-from recbole_choir.semantic.profiles.engines import TEMPLATE
 from recbole_choir.semantic.profiles.template_engine import make_engine
 from recbole_choir.semantic.profiles.verbalize import verbalize
+from recbole_choir.settings.profiles import TEMPLATE
 from recbole_choir.settings.recipe import TEXT_INPUTS, Recipe
 
 __all__ = [

@@ -14,13 +14,71 @@ from numpy.typing import NDArray
 from recbole_choir.errors import ConfigError, DataError
 from recbole_choir.semantic.encoders.encoder import Encoder
 from recbole_choir.semantic.frames.frames import ITEM_ID, USER_ID, Frames
+from recbole_choir.semantic.frames.matrices import idf
 from recbole_choir.semantic.inputs.base import GroupingInput, Vectors, user_ids_of
 from recbole_choir.semantic.inputs.text import TextInput
-from recbole_choir.semantic.inputs.user_pairs import user_pairs
 from recbole_choir.semantic.items.alignment import AlignedHead
 from recbole_choir.semantic.items.cooccurrence import Pairs, frequent
 from recbole_choir.semantic.items.tuning import AlignedEncoder
 from recbole_choir.settings.recipe import AlignmentRecipe
+
+Ints = NDArray[np.int64]
+
+
+def user_pairs(
+    users: NDArray[np.integer], items: NDArray[np.integer], n_users: int, draws: int, seed: int
+) -> Pairs:
+    """Draw pairs of users through the items that both chose.
+
+    ::
+
+        event (u, i)    drawn with probability ~ idf_i / sum of idf over u's items
+        partner v       drawn alike from the other users of i
+
+    So every user is drawn alike often, whatever was chosen, and a pair is the likelier the more
+    items it shares and the rarer these are: an item of n users gives each pair of them weight
+    idf / (n - 1). What everybody chose pairs nobody. No user x user matrix is made: memory and time
+    are linear in events and pairs.
+
+    Args:
+        users: int [E] row of each positive's user, in any order.
+        items: int [E] row of its item.
+        n_users: Users in all.
+        draws: Pairs to draw, with replacement.
+        seed: Of the draws.
+
+    Returns:
+        The pairs that were drawn, each once, with the number of times; none where no two users
+        share an item.
+
+    References:
+        AKT-Rec, section 3.1.1, Eq. 1, applied to users.
+    """
+    # each (user, item) once, sorted by item, then user
+    key = np.unique(np.asarray(items, np.int64) * n_users + np.asarray(users, np.int64))
+    item, user = np.divmod(key, n_users)
+    new = np.ones(len(key), bool)
+    new[1:] = item[1:] != item[:-1]
+    first = np.flatnonzero(new)
+    size = np.diff(np.append(first, len(key)))  # users of each item
+    of_event = np.repeat(np.arange(len(first)), size)
+    weight = np.where(size > 1, idf(len(np.unique(user)), size), 0.0)[of_event]
+    total = np.bincount(user, weight, minlength=n_users)
+    weight = np.divide(weight, total[user], out=np.zeros_like(weight), where=total[user] > 0)
+    reach = np.cumsum(weight)
+    if len(reach) == 0 or reach[-1] <= 0 or draws < 1:
+        return Pairs(*(np.zeros(0, np.int64) for _ in range(3)))
+    rng = np.random.default_rng([seed, 3])
+    at = np.searchsorted(reach, rng.random(draws) * reach[-1], side="right")
+    at = np.minimum(at, np.flatnonzero(weight > 0)[-1])  # rounding may point past the end
+    start, count = first[of_event[at]], size[of_event[at]]
+    # one of the others: a step of 1 .. count - 1 around the item's users
+    step = 1 + (rng.random(draws) * (count - 1)).astype(np.int64)
+    other = start + (at - start + np.minimum(step, count - 1)) % count
+    low, high = np.minimum(user[at], user[other]), np.maximum(user[at], user[other])
+    pair, count = np.unique(low * n_users + high, return_counts=True)
+    return Pairs(pair // n_users, pair % n_users, count.astype(np.int64))
+
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +96,7 @@ class AlignedInput:
 
     Pairs are drawn through the items that both chose before the first snapshot, rare items before
     common ones (:func:`.user_pairs.user_pairs`). The projection is fitted once and reads text
-    alone: users who come later, and those of whom attributes are all that is known, are projected
+    alone: users who come later, and those with attributes and nothing else, are projected
     like everybody. Users without a text are not valid. Without any pair the vectors are the text's
     principal components, with a log line.
 
@@ -61,7 +119,7 @@ class AlignedInput:
             profiles to train it on.
 
     References:
-        AKT-Rec, section 3.1.1, Eq. 1; PAPER_GAPS A12.
+        AKT-Rec, section 3.1.1, Eq. 1; docs/gaps.md A12.
     """
 
     def __init__(
@@ -142,7 +200,7 @@ class AlignedInput:
     def _vectors(self, frames: Frames) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Parts side by side [n, sum of d], and users with at least one of them [n]."""
         parts = [source.transform(frames) for source in self.sources]
-        # Each part has norm 1 or 0: together at most 1, and a part means the same beside another.
+        # Each part has norm 1 or 0: together at most 1, and a part means the same next to another.
         x = np.concatenate([part.x for part in parts], axis=1) / np.sqrt(len(parts))
         return x.astype(np.float32), np.any([part.valid for part in parts], axis=0)
 

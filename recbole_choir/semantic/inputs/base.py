@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from recbole_choir.semantic.frames.frames import USER_ID, Frames
 
@@ -39,31 +37,3 @@ class GroupingInput(Protocol):
 def user_ids_of(frames: Frames) -> NDArray[np.object_]:
     """Ids of ``frames.users`` [n]."""
     return frames.users[USER_ID].to_numpy(dtype=object)
-
-
-def count_pairs(rows: NDArray[Any], columns: NDArray[Any], shape: tuple[int, int]) -> csr_matrix:
-    """How often each (row, column) occurs: float64 [shape], columns sorted; pairs with -1 left out.
-
-    The result does not depend on the order of the pairs.
-    """
-    known = (rows >= 0) & (columns >= 0)
-    ones = np.ones(int(known.sum()))
-    counts = csr_matrix((ones, (rows[known], columns[known])), shape=shape)
-    counts.sum_duplicates()
-    return counts
-
-
-def positions(ids: pd.Series, index: pd.Index) -> NDArray[np.intp]:
-    """Position in ``index`` of each id, -1 where it is not there."""
-    return index.get_indexer(pd.Index(ids.to_numpy(dtype=object)))
-
-
-def unit_rows(x: NDArray[Any]) -> NDArray[np.float64]:
-    """Rows of norm 1; rows of zeros stay."""
-    norm = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.divide(x, norm, out=np.zeros(x.shape), where=norm > 0)
-
-
-def idf(n_users: int, n_users_with: NDArray[Any]) -> NDArray[np.float64]:
-    """log((1 + users) / (1 + users who have it)): 0 for what all have, largest for the unseen."""
-    return np.log((1.0 + n_users) / (1.0 + np.asarray(n_users_with, dtype=np.float64)))

@@ -12,15 +12,14 @@ from scipy.sparse import csr_matrix
 
 from recbole_choir.errors import ConfigError, DataError
 from recbole_choir.semantic.frames.frames import ITEM_ID, USER_ID, Frames
-from recbole_choir.semantic.inputs.base import (
-    Vectors,
+from recbole_choir.semantic.frames.matrices import (
+    centred_svd,
     count_pairs,
     idf,
     positions,
     unit_rows,
-    user_ids_of,
 )
-from recbole_choir.semantic.matrices import centred_svd
+from recbole_choir.semantic.inputs.base import Vectors, user_ids_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +46,8 @@ class BehaviourInput:
             users would be grouped by that. ``centre`` (default) subtracts the mean row; ``drop``
             leaves that component out, which loses a taste where tastes share no items; ``keep``
             does nothing about it.
-        refit: Fit anew at every ``transform``. Vectors of different snapshots then lie in
-            different spaces: only for codebooks that are fitted anew as well.
+        refit: Fit again at every ``transform``. Vectors of different snapshots then lie in
+            different spaces: only for codebooks that are fitted again as well.
 
     Raises:
         ConfigError: A setting is out of range.

@@ -23,7 +23,7 @@ class IdEmbeddingInput:
     Whoever makes the file sees to it that the vectors were trained on events before the first
     snapshot: they are the same at all snapshots. A user without any event then has no trained
     vector, whatever the file holds: near its random start it would be nearly a random group. Such
-    users, and those whom the file does not name, are not valid and have no group, at any snapshot;
+    users, and those that the file does not name, are not valid and have no group, at any snapshot;
     a log line counts them.
 
     Args:
@@ -34,7 +34,7 @@ class IdEmbeddingInput:
             has two vectors, or a number is nan or inf.
 
     References:
-        ChoirRec, section 5.4 (w/o LLM Emb.); PAPER_GAPS C28.
+        ChoirRec, section 5.4 (w/o LLM Emb.); docs/gaps.md C28.
     """
 
     def __init__(self, path: str | Path) -> None:

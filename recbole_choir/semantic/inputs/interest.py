@@ -38,7 +38,7 @@ class InterestInput:
         settings: Engine, network and training.
         seed: Seed of everything random.
         cache_dir: Where trained weights are kept, so that neither an equal run nor one that was
-            killed begins anew; nowhere if None.
+            killed begins again; nowhere if None.
         device: Torch device of the model; its own choice if None.
         show_progress: Show a progress bar.
 
@@ -46,7 +46,7 @@ class InterestInput:
         diagnostics: What training did, after ``fit``.
 
     References:
-        AKT-Rec, section 3.1.1, Eq. 2; PAPER_GAPS A11.
+        AKT-Rec, section 3.1.1, Eq. 2; docs/gaps.md A11.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from recbole_choir.semantic.inputs.base import Vectors, user_ids_of
 class RandomInput:
     """Normal vectors drawn from the raw user id and a seed.
 
-    A user's vector is the same at every snapshot, beside any other users and in any order. All
+    A user's vector is the same at every snapshot, next to any other users and in any order. All
     users are valid.
 
     Args:

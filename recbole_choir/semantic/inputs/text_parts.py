@@ -12,14 +12,8 @@ from scipy.sparse import csr_matrix
 from recbole_choir.errors import DataError, nearest
 from recbole_choir.semantic.encoders.encoder import Encoder
 from recbole_choir.semantic.frames.frames import ITEM_ID, USER_ID, Frames
-from recbole_choir.semantic.inputs.base import (
-    Vectors,
-    count_pairs,
-    idf,
-    positions,
-    unit_rows,
-    user_ids_of,
-)
+from recbole_choir.semantic.frames.matrices import count_pairs, idf, positions, unit_rows
+from recbole_choir.semantic.inputs.base import Vectors, user_ids_of
 
 NAME = "name"
 

@@ -47,7 +47,7 @@ def category_targets(
             out, since nothing could be learned of it.
 
     References:
-        AKT-Rec, Eq. 2; PAPER_GAPS A11 (multi-class).
+        AKT-Rec, Eq. 2; docs/gaps.md A11 (multi-class).
     """
     pairs = category_pairs(items)
     none = CategoryTargets(np.zeros(0, object), np.zeros((len(item_ids), 0), np.int64))

@@ -111,7 +111,7 @@ def weights_key(parts: dict[str, Any]) -> str:
 
 
 def weights_folder(cache_dir: str | Path | None) -> Path | None:
-    """Where trained weights are kept, beside the cached embeddings."""
+    """Where trained weights are kept, next to the cached embeddings."""
     return None if cache_dir is None else Path(cache_dir) / "interest"
 
 

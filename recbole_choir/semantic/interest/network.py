@@ -45,7 +45,7 @@ class InterestNetwork(nn.Module):
         ConfigError: ``heads`` does not divide ``width``.
 
     References:
-        AKT-Rec, section 3.1.1; PAPER_GAPS A11.
+        AKT-Rec, section 3.1.1; docs/gaps.md A11.
     """
 
     def __init__(

@@ -69,7 +69,7 @@ class AlignedHead:
             those of popularity alone.
 
     References:
-        AKT-Rec, section 3.1.1, Eq. 1; PAPER_GAPS A12.
+        AKT-Rec, section 3.1.1, Eq. 1; docs/gaps.md A12.
     """
 
     def __init__(

@@ -11,9 +11,8 @@ from scipy.sparse import csr_matrix, diags
 
 from recbole_choir.errors import ConfigError, DataError
 from recbole_choir.semantic.frames.frames import ITEM_ID, USER_ID, Frames
-from recbole_choir.semantic.inputs.base import count_pairs, positions, unit_rows
+from recbole_choir.semantic.frames.matrices import centred_svd, count_pairs, positions, unit_rows
 from recbole_choir.semantic.items.base import ItemVectors, item_ids_of
-from recbole_choir.semantic.matrices import centred_svd
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from recbole_choir.errors import DataError
 from recbole_choir.semantic.frames.frames import ITEM_ID, Frames
-from recbole_choir.semantic.inputs.base import unit_rows
+from recbole_choir.semantic.frames.matrices import unit_rows
 from recbole_choir.semantic.items.base import ItemInput, ItemVectors, item_ids_of
 from recbole_choir.semantic.items.behaviour import BehaviourItems
 

@@ -50,7 +50,7 @@ class ContentItems:
         if not same or self._last is None or not np.array_equal(ids, self._last.item_ids):
             more = {} if now.pictures is None else {"pictures": now.pictures}
             x = self.encoder.encode(now.texts, self.show_progress, **more)
-            # a picture that cannot be read, and no text beside it, is nothing
+            # a picture that cannot be read, and no text next to it, is nothing
             self._last = ItemVectors(ids, x, now.valid & (x != 0).any(axis=1))
             self.prompts_of_last = now
         return self._last

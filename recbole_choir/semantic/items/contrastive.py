@@ -64,7 +64,7 @@ class CooccurrenceInfoNCE(MultipleNegativesRankingLoss):
         temperature: tau.
 
     References:
-        AKT-Rec, Eq. 1; PAPER_GAPS A12 (in-batch negatives). MultipleNegativesRankingLoss of
+        AKT-Rec, Eq. 1; docs/gaps.md A12 (in-batch negatives). MultipleNegativesRankingLoss of
         sentence-transformers; van den Oord et al., Representation Learning with Contrastive
         Predictive Coding, 2018.
     """

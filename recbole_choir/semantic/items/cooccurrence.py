@@ -65,7 +65,7 @@ def cooccurring(
         ConfigError: ``window`` is less than 1.
 
     References:
-        AKT-Rec, section 3.1.1; PAPER_GAPS A12.
+        AKT-Rec, section 3.1.1; docs/gaps.md A12.
     """
     if window < 1:
         raise ConfigError(f"window: expected a number >= 1, got {window}")

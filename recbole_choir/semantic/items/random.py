@@ -18,7 +18,7 @@ _ITEMS: Final = 0x6974656D
 class RandomItems:
     """Normal vectors drawn from the raw item id and a seed.
 
-    An item's vector is the same at every snapshot, beside any other items and in any order. All
+    An item's vector is the same at every snapshot, next to any other items and in any order. All
     items are valid.
 
     Args:

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recbole_choir.errors import DataError, TableError
+from recbole_choir.files import one_at_a_time
 from recbole_choir.semantic.encoders.encoder import Encoder
 from recbole_choir.semantic.encoders.pictures import PictureFiles
 from recbole_choir.semantic.frames.fingerprint import fingerprint_frames, fingerprint_json
 from recbole_choir.semantic.frames.frames import Frames
 from recbole_choir.semantic.items.base import ItemInput, ItemVectors, item_ids_of
-from recbole_choir.semantic.storage.lock import one_at_a_time
 from recbole_choir.semantic.storage.tensor_file import read_tensors, write_tensors
 from recbole_choir.settings.recipe import Recipe
 
@@ -159,10 +159,10 @@ class ItemSource:
             x, valid = tensors["x"], tensors["valid"]
             report = json.loads(header["report"])
         except (TableError, KeyError, ValueError) as error:
-            logger.warning("%s: %s: made anew", path, error)
+            logger.warning("%s: %s: made again", path, error)
             return None
         if x.ndim != 2 or x.dtype != np.float32 or len(x) != n or valid.shape != (n,):
-            logger.warning("%s: vectors of %s for %d items: made anew", path, x.shape, n)
+            logger.warning("%s: vectors of %s for %d items: made again", path, x.shape, n)
             return None
         logger.info("items: %d vectors made before, reused", n)
         self.report = report
@@ -181,7 +181,7 @@ class ItemSource:
 
 
 def item_identity(recipe: Recipe, encoder: Encoder | None) -> dict[str, Any]:
-    """What decides about item vectors, beside items and events: plain values."""
+    """What decides about item vectors, next to items and events: plain values."""
     items = recipe.items.model_dump(mode="json") if recipe.items is not None else {}
     rest = recipe.model_dump(mode="json", exclude={*_NOT_OF_VECTORS, "items"})
     return {

@@ -60,7 +60,7 @@ class WeightsFile:
             arrays, header = read_tensors(self.path, _KIND, VERSION, "alignment")
             return arrays, dict(json.loads(header["report"]))
         except (TableError, KeyError, ValueError) as error:
-            logger.warning("alignment is trained anew: %s", error)
+            logger.warning("alignment is trained again: %s", error)
             return None
 
     def write(self, arrays: Arrays, report: Mapping[str, Any]) -> None:

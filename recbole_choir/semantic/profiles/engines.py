@@ -2,31 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-from recbole_choir.errors import ConfigError, nearest
+from recbole_choir.errors import ConfigError
 from recbole_choir.semantic.profiles.types import BatchGenerator, Generator
-from recbole_choir.settings.profiles import ProfileSettings
-
-TEMPLATE: Final = "template"
-
-#: Engines that ask a language model.
-LLM_ENGINES: Final = ("openai", "llama_cpp", "vllm")
-
-ENGINES: Final = (TEMPLATE, *LLM_ENGINES)
-
-
-def check_engine(name: str) -> None:
-    """Refuse a name that is no engine's.
-
-    Raises:
-        ConfigError: There is no such engine.
-    """
-    if name not in ENGINES:
-        raise ConfigError(
-            f"profile_engine: expected one of {', '.join(ENGINES)}, got '{name}'"
-            f"{nearest(name, ENGINES)}"
-        )
+from recbole_choir.settings.profiles import LLM_ENGINES, ProfileSettings, check_engine
 
 
 def make_generator(settings: ProfileSettings) -> Generator | BatchGenerator:
@@ -51,10 +29,6 @@ def make_generator(settings: ProfileSettings) -> Generator | BatchGenerator:
         from recbole_choir.semantic.profiles.llama_cpp_engine import LlamaCppGenerator
 
         return LlamaCppGenerator(settings)
-    if settings.engine == "vllm":
-        from recbole_choir.semantic.profiles.vllm_engine import VllmGenerator
-
-        return VllmGenerator(settings)
     raise ConfigError(
         f"profile_engine: expected one of {', '.join(LLM_ENGINES)} to be asked, got "
         f"'{settings.engine}'"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from recbole_choir.errors import ProfileError
 from recbole_choir.semantic.frames.frames import USER_ID, Frames
-from recbole_choir.semantic.profiles.engines import TEMPLATE, make_generator
+from recbole_choir.semantic.profiles.engines import make_generator
 from recbole_choir.semantic.profiles.estimate import Estimate, estimate
 from recbole_choir.semantic.profiles.facts import FactTable
 from recbole_choir.semantic.profiles.prompt import PromptWriter
@@ -35,7 +35,7 @@ from recbole_choir.semantic.profiles.types import (
     Reply,
 )
 from recbole_choir.semantic.profiles.verbalize import verbalize
-from recbole_choir.settings.profiles import ProfileSettings
+from recbole_choir.settings.profiles import TEMPLATE, ProfileSettings
 from recbole_choir.settings.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -249,7 +249,7 @@ def profile_writer(
     Args:
         recipe: Its input and profile engine.
         out: Folder of the table.
-        cache_dir: Folder of the store; ``.profiles`` beside the table if None.
+        cache_dir: Folder of the store; ``.profiles`` next to the table if None.
         progress: Show progress bars.
     """
     if recipe.input not in PROFILE_INPUTS or recipe.profile_engine == TEMPLATE:
@@ -259,7 +259,7 @@ def profile_writer(
 
 
 def store_path(settings: ProfileSettings, out: Path, cache_dir: Path | None = None) -> Path:
-    """Where the profiles for what is written to ``out`` are kept: ``.profiles`` beside it.
+    """Where the profiles for what is written to ``out`` are kept: ``.profiles`` next to it.
 
     Args:
         settings: ``store`` names another file.

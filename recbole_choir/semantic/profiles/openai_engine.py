@@ -70,7 +70,7 @@ class OpenAIGenerator:
         self.concurrency: int | None = settings.concurrency
         self._key = _api_key(settings)
         self._client = _client(settings, self._key)
-        # whole: the client would join a relative one to the base anew for every request
+        # whole: the client would join a relative one to the base again for every request
         self._url = str(self._client.base_url).rstrip("/") + "/chat/completions"
         mode = settings.structured_output
         self._modes = MODES if mode == "auto" else (mode,)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
 from recbole_choir.errors import ConfigError
+from recbole_choir.files import write_whole
 from recbole_choir.semantic.frames.frames import Frames
 from recbole_choir.semantic.frames.snapshots import snapshot_times
-from recbole_choir.semantic.profiles.engines import LLM_ENGINES, TEMPLATE
 from recbole_choir.semantic.profiles.llm_profiles import LlmProfiles, store_path
+from recbole_choir.settings.profiles import LLM_ENGINES, TEMPLATE
 from recbole_choir.settings.recipe import Recipe
 
 
@@ -33,7 +33,7 @@ def write_profile_file(
         frames: In canonical form.
         recipe: Its ``profile_engine`` and ``profile``; the rest does not matter here.
         out: JSON lines ``time``, ``user_id``, ``text``; written whole at the end. The store lies
-            in ``.profiles`` beside it, where tables in the same folder look for it as well.
+            in ``.profiles`` next to it, where tables in the same folder look for it as well.
         snapshots: At each of the recipe's snapshots instead of once after all events.
         dry_run: Ask nothing; return the estimate.
         show: With ``dry_run``, prompts to return as well, of the first users.
@@ -71,10 +71,7 @@ def write_profile_file(
                 json.dumps({"time": moment.time, "user_id": user, "text": text}, ensure_ascii=False)
                 for user, text in texts.items()
             ]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{os.getpid()}-{out.name}")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(temporary, out)
+    write_whole(out, "\n".join(lines) + "\n")
     s = profiles.statistics
     return (
         f"{len(lines)} profiles in {out}: {s['asked']} asked, {s['reused']} from the store, "

@@ -10,11 +10,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from recbole_choir.errors import ConfigError, DataError
 from recbole_choir.semantic.profiles.facts import FactTable
-from recbole_choir.semantic.profiles.fence import MAX_VALUE, clean
-from recbole_choir.semantic.profiles.redact import Redactor
+from recbole_choir.semantic.profiles.redact import MAX_VALUE, Redactor, clean
 from recbole_choir.semantic.profiles.schema import PROFILE_SCHEMA, SCHEMA_VERSION
-from recbole_choir.semantic.profiles.templates import template_path
 from recbole_choir.semantic.profiles.types import Prompt
+from recbole_choir.settings.prompt_templates import template_path
 
 ROLES: Final = ("system", "user", "assistant")
 

@@ -59,7 +59,7 @@ class Finished:
         result: The profile's text, or why there is none.
         tries: Requests whose reply was judged, or that were given up.
         prompt_tokens, completion_tokens: Of all tries together.
-        final: A failure that asking again would not mend (a bad reply at every seed). One that is
+        final: A failure that asking again would not change (a bad reply at every seed). One that is
             not final (the server failed) is asked again by the next run.
     """
 
@@ -187,7 +187,7 @@ class ProfileStore:
                         damaged.append((key,))
             if damaged:
                 logger.warning(
-                    "%s: %d damaged profiles removed: run again to write them anew",
+                    "%s: %d damaged profiles removed: run again to write them again",
                     *(self.path, len(damaged)),
                 )
                 with self._transaction():
@@ -203,7 +203,7 @@ class ProfileStore:
             keys: Distinct keys.
             retry_failed: Final failures are to be asked again.
             since: Failures recorded at or after this time (epoch seconds) stand in any case: they
-                were made by the run that wants to know, or beside it.
+                were made by the run that wants to know, or next to it.
         """
         out = Known()
         with self._guarded():
@@ -407,7 +407,7 @@ class ProfileStore:
         if "malformed" in text or "not a database" in text:
             return (
                 f"{where} is damaged ({text}): left as it is; restore a copy, or recover it with "
-                f"sqlite3 '{self.path.name}' .recover, or move it away to begin anew"
+                f"sqlite3 '{self.path.name}' .recover, or move it away to begin again"
             )
         if "full" in text:
             return f"{where} cannot grow, the disk is full: what it holds is safe, run again later"
@@ -446,7 +446,7 @@ class ProfileStore:
         return self._db.execute(f"SELECT {columns} FROM {table} WHERE key IN ({marks})", keys)
 
     def _beat(self) -> int:
-        """Enter this owner with the time; anew if it was taken for dead in the meantime."""
+        """Enter this owner with the time; again if it was taken for dead in the meantime."""
         me = self._process
         row = (self._owner, me.machine, me.pid, me.started, time.time())
         cursor = self._db.execute("INSERT OR REPLACE INTO owners VALUES (?, ?, ?, ?, ?)", row)

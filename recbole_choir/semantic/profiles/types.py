@@ -18,7 +18,7 @@ class Prompt:
     """One question to a language model.
 
     Args:
-        user_id: Whom it is about. It is no part of the key: users with equal prompts share one
+        user_id: The user it is about. It is no part of the key: users with equal prompts share one
             profile, and the store knows no user ids.
         messages: ``(role, text)`` in order.
         schema: JSON schema of the reply; None asks for free text.

@@ -39,7 +39,7 @@ def codes_report(
         backed off to, codewords in use, and share of the items that share their full code.
 
     References:
-        AKT-Rec, section 3.1.2; PAPER_GAPS A9, A18.
+        AKT-Rec, section 3.1.2; docs/gaps.md A9, A18.
     """
     codes, inputs = {"users": users.fit}, {"users": users.report}
     out: dict[str, Any] = {"codes": codes, "inputs": inputs}
@@ -79,7 +79,7 @@ def codes_table(report: Mapping[str, Any]) -> str:
             lines.append(
                 f"{side}: {fit['epochs']} epochs, the best {fit['best_epoch']}, "
                 f"{fit['held_out']:,} vectors held out, "
-                f"{fit['dead_codes_reset']} dead codewords set anew"
+                f"{fit['dead_codes_reset']} dead codewords set again"
             )
     for side, figures in report["inputs"].items():
         lines += [f"{side}' input: {name} {value}" for name, value in _figures(figures or {})]

@@ -175,7 +175,7 @@ def _asof_pairs(
         rows: The rows.
         owner: int64 [P] whose counts each pair asks for.
         pairs: The pairs that ask.
-        members: int64 [P, k] for whom each pair counts; by default its owner alone.
+        members: int64 [P, k] for which users each pair counts; by default its owner alone.
     """
     counted = owner[:, None] if members is None else members
     event, column = np.nonzero(counted >= 0)

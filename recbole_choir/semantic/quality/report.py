@@ -69,13 +69,13 @@ def quality_report(
         Plain values. ``snapshots``: for each, users with a group, groups read, histogram of their
         sizes and users by the level backed off to, share of codewords in use, share of the users
         who share their full code, attribute consistency
-        (mean share of the mode, weighted by members, beside the share of the whole population's
+        (mean share of the mode, weighted by members, next to the share of the whole population's
         mode) and the share of purchases in a group's 50 largest categories (all of them where
         there are fewer). A group's members are all users of its prefix
         (:mod:`recbole_choir.prefix_groups`). ``lift_gauc``: see :func:`~.lift.lift_report`.
         ``attribute_cells``: the attributes that its control within cells holds still, the cells
         (different combinations of their values, a missing one among them) of the users with a
-        group in the last snapshot, and the share of these who are alone in theirs, whom no
+        group in the last snapshot, and the share of these who are alone in theirs, which no
         permutation moves; None without such attributes.
 
     References:
@@ -170,7 +170,7 @@ def quality_table(report: dict[str, Any]) -> str:
             "beyond: gauc less that, what a group knows beyond these attributes. "
             f"{cells['cells']:,} cells",
             f"of {cells['users']:,} users, {_figure(cells['users_alone'], '.1%')} of them alone in "
-            "theirs, whom nothing moves.",
+            "theirs, which nothing moves.",
         ]
     for snapshot in report["snapshots"]:
         lines += ["", *_snapshot_lines(snapshot)]

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from recbole_choir.errors import ConfigError, DataError, TableError, nearest
 from recbole_choir.semantic.quantizers import rqvae
 from recbole_choir.semantic.quantizers.codebooks import fit_figures
 from recbole_choir.semantic.quantizers.points import as_points
+from recbole_choir.semantic.quantizers.quantizer import Quantizer
 from recbole_choir.semantic.quantizers.rqkmeans import RQKMeans
 from recbole_choir.semantic.quantizers.rqvae import RQVAE
 from recbole_choir.semantic.storage.tensor_file import kind_of
@@ -30,41 +31,6 @@ QuantizerKind = Literal["rqkmeans", "rqvae"]
 _ALGORITHM: Final = 1
 _MEASURED: Final = 100_000
 _KINDS: Final = ("rqkmeans", "rqvae")
-
-
-class Quantizer(Protocol):
-    """Codes of several levels: :class:`~.quantize.RQKMeans` and :class:`~.rqvae.RQVAE`.
-
-    Attributes:
-        n_levels: Levels M.
-        n_clusters: Codewords asked for at each level.
-        codebooks: One float32 array [K_m, d] per level, in the space that is quantised: that of
-            the vectors (RQ-KMeans) or of the latents (RQ-VAE). Empty before ``fit``.
-    """
-
-    n_levels: int
-    n_clusters: list[int]
-    codebooks: list[NDArray[np.float32]]
-
-    def fit(self, x: NDArray[Any]) -> Quantizer:
-        """Fit on vectors [n, D]; returns itself."""
-        ...
-
-    def encode(self, x: NDArray[Any]) -> NDArray[np.int32]:
-        """Codes [n, M] of vectors [n, D], fitted ones or new."""
-        ...
-
-    def reconstruct(self, codes: NDArray[Any]) -> NDArray[np.float32]:
-        """Vectors [n, D] that codes [n, m] stand for."""
-        ...
-
-    def reconstruction_error(self, x: NDArray[Any]) -> float:
-        """Mean squared distance of vectors [n, D] from their reconstructions."""
-        ...
-
-    def save(self, path: str | Path) -> None:
-        """Write it as one file, whole or not at all."""
-        ...
 
 
 def make_quantizer(
@@ -140,7 +106,7 @@ def fit_quantizer(
         try:
             found = RQVAE.load(path)
         except TableError as error:
-            logger.warning("%s: fitted anew", error)
+            logger.warning("%s: fitted again", error)
         else:
             logger.info("rqvae: fitted before on the same %d vectors, reused", len(points))
             return found

@@ -17,9 +17,6 @@ from recbole_choir.semantic.quantizers.codebooks import (
     checked_codebooks,
     codebook_name,
     codebook_sizes,
-    greedy_codes,
-    mean_squared_distance,
-    sum_of_codewords,
 )
 from recbole_choir.semantic.quantizers.kmeans import fit_kmeans, nearest_centroid
 from recbole_choir.semantic.quantizers.points import (
@@ -28,6 +25,7 @@ from recbole_choir.semantic.quantizers.points import (
     first_distinct,
     points_of_width,
 )
+from recbole_choir.semantic.quantizers.quantizer import Quantizer
 from recbole_choir.semantic.storage.tensor_file import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
@@ -43,7 +41,7 @@ _SMALL: Final = 1 << 24
 _STARTS_IF_SMALL: Final = 4
 
 
-class RQKMeans:
+class RQKMeans(Quantizer):
     """Residual quantization by k-means, greedy, one level after the other.
 
     ::
@@ -82,7 +80,7 @@ class RQKMeans:
         ConfigError: A number is out of range, or ``n_clusters`` has not one entry per level.
 
     References:
-        ChoirRec, section 4.2.2 (2), Eq. 2-3; PAPER_GAPS C13 (how K grows with the users), C14
+        ChoirRec, section 4.2.2 (2), Eq. 2-3; docs/gaps.md C13 (how K grows with the users), C14
         (the model's own codebook embeddings are not started from these).
     """
 
@@ -150,47 +148,8 @@ class RQKMeans:
         centroids, codes, _ = fit_kmeans(residual, k, rng, n_iter=self.n_iter, n_init=n_init)
         return centroids, codes
 
-    def encode(self, x: NDArray[Any]) -> Int32:
-        """Codes of points, fitted ones or new.
-
-        Args:
-            x: Points [n, D].
-
-        Returns:
-            int32 [n, n_levels].
-
-        Raises:
-            DataError: Nothing is fitted, ``x`` has another number of columns than the codebooks,
-                or it holds nan or inf.
-        """
-        codebooks = self._fitted()
-        return greedy_codes(points_of_width(x, codebooks[0].shape[1]), codebooks)
-
-    def reconstruct(self, codes: NDArray[Any]) -> Float32:
-        """Sum of the codewords of each code.
-
-        Args:
-            codes: Integers [n, m], m <= n_levels: a prefix gives a coarser reconstruction.
-
-        Returns:
-            float32 [n, D].
-
-        Raises:
-            DataError: Nothing is fitted, or a code is out of range.
-        """
-        return sum_of_codewords(codes, self._fitted())
-
-    def reconstruction_error(self, x: NDArray[Any]) -> float:
-        """Mean squared distance between points and their reconstructions.
-
-        Args:
-            x: Points [n, D].
-
-        Returns:
-            Mean over rows of |x - reconstruction|^2; nan without rows.
-        """
-        points = as_points(x)
-        return mean_squared_distance(points, self.reconstruct(self.encode(points)))
+    def _into(self, x: NDArray[Any]) -> Float32:
+        return points_of_width(x, self.codebooks[0].shape[1])
 
     def save(self, path: str | Path) -> None:
         """Write the codebooks as safetensors; the file appears whole or not at all.
@@ -233,8 +192,3 @@ class RQKMeans:
             raise TableError(f"{path}: expected {names}, got {sorted(tensors)}: not fully fitted")
         quantizer.codebooks = checked_codebooks(tensors, quantizer.n_clusters, path)
         return quantizer
-
-    def _fitted(self) -> list[Float32]:
-        if not self.codebooks:
-            raise DataError("RQKMeans: expected fitted codebooks, got none: call fit or load first")
-        return self.codebooks

@@ -18,11 +18,9 @@ from recbole_choir.semantic.quantizers.codebooks import (
     codebook_name,
     codebook_sizes,
     fit_figures,
-    greedy_codes,
-    mean_squared_distance,
-    sum_of_codewords,
 )
 from recbole_choir.semantic.quantizers.points import as_points, distinct_points, points_of_width
+from recbole_choir.semantic.quantizers.quantizer import Quantizer
 from recbole_choir.semantic.quantizers.rqkmeans import RQKMeans
 from recbole_choir.semantic.storage.tensor_file import read_tensors, write_tensors
 
@@ -48,7 +46,7 @@ _LEAST_SCALE: Final = 1e-30
 _LARGEST: Final = 1e15
 
 
-class RQVAE:
+class RQVAE(Quantizer):
     """Residual quantization in the latent space of an autoencoder, all of it trained together.
 
     ::
@@ -73,7 +71,7 @@ class RQVAE:
         n_levels: Levels M; the paper uses 3.
         n_clusters: Codewords K at each level: one number for all, or one per level.
         seed: Seed of every random choice.
-        latent: Width of the latent. Default 32 (PAPER_GAPS A10).
+        latent: Width of the latent. Default 32 (docs/gaps.md A10).
         hidden: Hidden widths of the encoder; the decoder mirrors them.
         beta: Weight of the commitment loss. Default 0.25.
         epochs: Epochs with the quantiser at most. An epoch has 20 to 50 steps: of small data it is
@@ -102,7 +100,7 @@ class RQVAE:
         ConfigError: A number is out of range, or ``n_clusters`` has not one entry per level.
 
     References:
-        AKT-Rec, section 3.1.2, Eq. 3; PAPER_GAPS A9, A10.
+        AKT-Rec, section 3.1.2, Eq. 3; docs/gaps.md A9, A10.
     """
 
     def __init__(
@@ -254,50 +252,16 @@ class RQVAE:
             out[start : start + _BLOCK] = _forward(standard, self._encoder)
         return np.clip(out, -_LARGEST, _LARGEST) + np.float32(0.0)
 
-    def encode(self, x: NDArray[Any]) -> Int32:
-        """Codes of vectors, fitted ones or new.
+    def _into(self, x: NDArray[Any]) -> Float32:
+        return self.latents(x)
 
-        Args:
-            x: Vectors [n, D].
-
-        Returns:
-            int32 [n, n_levels].
-
-        Raises:
-            DataError: As :meth:`latents`.
-        """
-        return greedy_codes(self.latents(x), self._fitted())
-
-    def reconstruct(self, codes: NDArray[Any]) -> Float32:
-        """What the decoder makes of each code.
-
-        Args:
-            codes: Integers [n, m], m <= n_levels: a prefix gives a coarser reconstruction.
-
-        Returns:
-            float32 [n, D].
-
-        Raises:
-            DataError: Nothing is fitted, or a code is out of range.
-        """
-        latent = sum_of_codewords(codes, self._fitted())
-        out = np.empty((len(latent), len(self._mean)), dtype=np.float32)
-        for start in range(0, len(latent), _BLOCK):
-            block = latent[start : start + _BLOCK].astype(np.float64)
+    def _out_of(self, x: Float32) -> Float32:
+        """What the decoder makes of sums of codewords."""
+        out = np.empty((len(x), len(self._mean)), dtype=np.float32)
+        for start in range(0, len(x), _BLOCK):
+            block = x[start : start + _BLOCK].astype(np.float64)
             out[start : start + _BLOCK] = _forward(block, self._decoder) * self._scale + self._mean
         return out
-
-    def reconstruction_error(self, x: NDArray[Any]) -> float:
-        """Mean squared distance between vectors and their reconstructions.
-
-        Args:
-            x: Vectors [n, D].
-
-        Returns:
-            Mean over rows of |x - reconstruction|^2; nan without rows.
-        """
-        points = as_points(x)
-        return mean_squared_distance(points, self.reconstruct(self.encode(points)))
 
     def save(self, path: str | Path) -> None:
         """Write weights, codebooks and report as safetensors; whole or not at all.
@@ -379,11 +343,6 @@ class RQVAE:
                 shapes[f"{part}_{i}_bias"] = (sizes[i + 1],)
         return shapes
 
-    def _fitted(self) -> list[Float32]:
-        if not self.codebooks:
-            raise DataError("RQVAE: expected a fitted quantiser, got none: call fit or load first")
-        return self.codebooks
-
 
 def _forward(x: NDArray[np.float64], layers: Layers) -> NDArray[np.float64]:
     """Linear layers with a ReLU between any two, in float64."""
@@ -402,7 +361,7 @@ def _check_shapes(
 ) -> None:
     if sorted(tensors) != sorted(shapes):
         raise TableError(
-            f"{path}: expected {sorted([*shapes, *codebooks])}, got {sorted(tensors)} beside the "
+            f"{path}: expected {sorted([*shapes, *codebooks])}, got {sorted(tensors)} next to the "
             "codebooks: not fully fitted"
         )
     for name, shape in shapes.items():

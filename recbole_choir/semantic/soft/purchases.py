@@ -11,8 +11,8 @@ from scipy.sparse import csr_matrix
 
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.semantic.frames.frames import ITEM_ID, TIMESTAMP, USER_ID, Frames
-from recbole_choir.semantic.inputs.base import positions
-from recbole_choir.semantic.soft.settings import ITEMS, TEXT_SPACES
+from recbole_choir.semantic.frames.matrices import positions
+from recbole_choir.settings.soft import ITEMS, TEXT_SPACES
 
 Ints = NDArray[np.int64]
 

@@ -15,12 +15,12 @@ from sklearn.utils.extmath import randomized_svd
 
 from recbole_choir.semantic.encoders.encoder import Encoder
 from recbole_choir.semantic.frames.frames import Frames
+from recbole_choir.semantic.frames.matrices import idf, unit_rows
 from recbole_choir.semantic.groups.users import aligned_vectors
 from recbole_choir.semantic.inputs import GroupingInput, RandomInput, make_input
-from recbole_choir.semantic.inputs.base import idf, unit_rows
 from recbole_choir.semantic.soft.purchases import values_of_items
-from recbole_choir.semantic.soft.settings import TEXT_SPACES, SoftRecipe
 from recbole_choir.settings.recipe import Recipe
+from recbole_choir.settings.soft import TEXT_SPACES, SoftRecipe
 
 Float32 = NDArray[np.float32]
 Bools = NDArray[np.bool_]

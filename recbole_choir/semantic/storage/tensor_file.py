@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from recbole_choir.errors import TableError
+from recbole_choir.files import whole_file
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -39,18 +39,8 @@ def write_tensors(
     """
     whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     header = {**values, "format": kind, "version": str(version), "digest": _digest(whole)}
-    where = Path(path)
-    where.parent.mkdir(parents=True, exist_ok=True)
-    temporary = where.with_name(f".{where.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(save(whole, header))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, where)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole_file(path, durable=True) as temporary:
+        temporary.write_bytes(save(whole, header))
 
 
 def read_tensors(

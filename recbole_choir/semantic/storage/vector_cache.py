@@ -81,7 +81,7 @@ class VectorCache:
             self._rebuild(error)
             return {}
         if n_damaged:
-            logger.warning("%s: %d damaged vectors are made anew", self.path, n_damaged)
+            logger.warning("%s: %d damaged vectors are made again", self.path, n_damaged)
         return found
 
     def put(self, keys: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
@@ -128,7 +128,7 @@ class VectorCache:
             raise self._unusable(error) from error
         aside = self.path.with_name(self.path.name + ".damaged")
         logger.warning(
-            "%s: the embedding cache is damaged (%s): moved to %s, embeddings are made anew",
+            "%s: the embedding cache is damaged (%s): moved to %s, embeddings are made again",
             *(self.path, error, aside.name),
         )
         try:

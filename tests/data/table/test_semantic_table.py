@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from recbole_choir.data.table.semantic_table import GroupTables, Scale, SemanticTable
+from recbole_choir.data.table.group_tables import GroupTables, Scale
+from recbole_choir.data.table.semantic_table import SemanticTable
 from recbole_choir.errors import TableError
 from recbole_choir.table_format import fingerprint_ids
 

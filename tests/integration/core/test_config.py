@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recbole.utils import EvaluatorType, dataset_arguments
 
-from recbole_choir import sources
+from recbole_choir import datasets
 from recbole_choir.errors import ConfigError
 from recbole_choir.integration import ChoirConfig, parse_cli
 from recbole_choir.settings import complete
@@ -162,7 +162,7 @@ def test_model_and_dataset_may_come_as_keys() -> None:
 def test_a_pre_split_dataset_is_known(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "parts.train.inter").touch()
-    assert "parts" in sources.known_datasets(tmp_path)
+    assert "parts" in datasets.known_datasets(tmp_path)
 
 
 def test_unknown_keys_name_the_nearest() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,8 @@ import pytest
 
 from recbole_choir.integration.compat import read_atomic_frame
 
+# "NA" and "null" are names like any other; only an empty field is a missing one.
+NAMES: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
 LINES = [
     "u:token\tt:float\tx:token_seq\tf:float\ty:token",
     "01\t978300760.123456789\ta b\t0.1\tNA",
@@ -28,13 +31,22 @@ def test_frames_are_those_of_the_python_parser(tmp_path: Path, separator: str) -
     path.write_text("\n".join(lines).replace("\t", separator) + "\n", encoding="utf-8")
     columns = ["u:token", "t:float", "x:token_seq", "f:float", "y:token"]
     dtype = {c: np.float64 if c.endswith("float") else str for c in columns}
+    named = NAMES if len(separator) == 1 else {}
     wanted = pd.read_csv(
-        path, delimiter=separator, usecols=columns, dtype=dtype, encoding="utf-8", engine="python"
+        path,
+        delimiter=separator,
+        usecols=columns,
+        dtype=dtype,
+        encoding="utf-8",
+        engine="python",
+        **named,
     )
     got = read_atomic_frame(path, separator, columns, dtype, "utf-8", "python")
     # pandas 2 rounds numbers to 15 digits on the way; here they are exact under every version.
     pd.testing.assert_frame_equal(got, wanted, check_exact=False, rtol=1e-14)
-    texts = pd.read_csv(path, delimiter=separator, dtype=str, encoding="utf-8", engine="python")
+    texts = pd.read_csv(
+        path, delimiter=separator, dtype=str, encoding="utf-8", engine="python", **NAMES
+    )
     for name in ("t:float", "f:float"):
         exact = [float(v) if isinstance(v, str) else np.nan for v in texts[name]]
         if len(separator) == 1:

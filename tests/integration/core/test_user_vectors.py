@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from recbole_choir.integration.user_vectors import user_vectors
+from recbole_choir.integration.predictions import user_vectors
 
 WEIGHT = nn.Parameter(torch.arange(12.0).reshape(6, 2))
 

@@ -354,11 +354,11 @@ def test_cross_statistics_without_clusters(
     make_config: Callable[..., Any], write_item_table: Callable[..., Path]
 ) -> None:
     alone = attached(make_config(ReadsCrossStatistics), write_item_table())
-    beside = attached(make_config(ReadsClusters), write_item_table())
+    together = attached(make_config(ReadsClusters), write_item_table())
     assert alone.model_inputs.clusters is None
-    assert alone.model_inputs.schema == beside.model_inputs.schema
+    assert alone.model_inputs.schema == together.model_inputs.schema
     columns = alone.row_inputs.columns[fields.CROSS_STATS]
-    assert np.array_equal(columns, beside.row_inputs.columns[fields.CROSS_STATS])
+    assert np.array_equal(columns, together.row_inputs.columns[fields.CROSS_STATS])
     assert columns.any(axis=0).all()  # every column says something
 
 

@@ -177,7 +177,7 @@ def test_models_that_read_tables_are_given_nothing_twice(
     with caplog.at_level("WARNING", "recbole_choir"):
         dataset = create_dataset(make_config("Base", inject=["activity"]))
         dataset.build()
-    assert dataset.injection is None
+    assert dataset.zoo_fields is None
     assert "inject: Base reads the tables itself" in caplog.text
     assert Field("user_stats_is_new", "float", 1).name not in dataset.field2type
 

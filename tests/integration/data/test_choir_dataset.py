@@ -16,7 +16,7 @@ from recbole.utils import init_seed
 from recbole_choir.data.schema import Field
 from recbole_choir.errors import ConfigError, DataError
 from recbole_choir.integration.dataset import ChoirDataset, ChoirTreeDataset, create_dataset
-from recbole_choir.integration.user_share import in_share
+from recbole_choir.integration.feature_arrays import in_share
 
 Row = tuple[str, str, float, float]
 START = 1_600_000_000.0
@@ -75,7 +75,7 @@ def test_a_random_split_is_recboles_own(make_config: Callable[..., Any], group_b
         for field in ("user_id", "item_id"):
             assert torch.equal(mine.inter_feat[field], their.inter_feat[field])
         assert torch.equal(mine.inter_feat["label"], their.inter_feat["label"].float())
-    # The inputs computed beside follow the same rows.
+    # The inputs computed with them follow the same rows.
     events = dataset.row_inputs.events
     for part, mine in enumerate(ours):
         at = dataset.row_inputs.parts[part]
@@ -170,10 +170,14 @@ def test_roles_choose_the_fields(make_config: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
-        ({"TIME_FIELD": "stamp"}, DataError, "TIME_FIELD: expected a float column 'stamp'"),
+        ({"TIME_FIELD": "stamp"}, DataError, "expected the columns stamp, got user_id"),
         ({"threshold": None}, DataError, "LABEL_FIELD: expected a column 'label'"),
         ({"threshold": {"ratng": 4}}, DataError, "did you mean 'rating'"),
-        ({"threshold": {"hour": 4}}, DataError, "expected a float column of toy.inter"),
+        (
+            {"threshold": {"hour": 4}},
+            DataError,
+            "hour: expected the type float, got token",
+        ),
         ({"threshold": {"rating": 4, "price": 1}}, ConfigError, "expected one field"),
         ({"category_field": "genr"}, ConfigError, "category_field.*did you mean 'genre'"),
         ({"user_attr_fields": ["gendr"]}, ConfigError, "user_attr_fields.*did you mean 'gender'"),
@@ -197,18 +201,21 @@ def test_rows_without_time_or_rating_are_refused(
     lines = path.read_text().splitlines()
     cells = lines[1].split("\t")
     path.write_text("\n".join([lines[0], "\t".join([*cells[:2], "", *cells[3:]]), *lines[2:]]))
-    with pytest.raises(DataError, match="expected 'rating' in every row, got 1 of 240 without"):
+    with pytest.raises(
+        DataError,
+        match="rating: expected a number in every row, got 1 of 240 with",
+    ):
         create_dataset(make_config())
     dataset = create_dataset(make_config(val_interval={"rating": "(-inf,inf)"}))
     assert len(dataset) == 239
     path.write_text("\n".join([lines[0], "\t".join([*cells[:3], "", *cells[4:]]), *lines[2:]]))
-    with pytest.raises(DataError, match="expected 'timestamp' in every row"):
+    with pytest.raises(DataError, match="timestamp: expected a number in every row"):
         create_dataset(make_config())
 
 
 def test_labels_must_be_zero_or_one(make_config: Callable[..., Any]) -> None:
     config = make_config(threshold=None, LABEL_FIELD="rating")
-    with pytest.raises(DataError, match="expected labels 0 and 1 in 'rating'"):
+    with pytest.raises(DataError, match="rating: expected labels 0 and 1, got"):
         create_dataset(config)
 
 

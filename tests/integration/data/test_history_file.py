@@ -1,4 +1,4 @@
-"""The key history_file: positives beside the rows, read from an atomic file."""
+"""The key history_file: positives besides the rows, read from an atomic file."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 
 from recbole_choir.errors import ConfigError
 from recbole_choir.integration.dataset import create_dataset
-from recbole_choir.integration.negatives import MANIFEST, has_sampled_negatives
+from recbole_choir.integration.feature_arrays import MANIFEST, has_sampled_negatives
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recbole_choir.datasets import ensure_atomic_files
 from recbole_choir.errors import DataError
 from recbole_choir.integration.config import ChoirConfig
 from recbole_choir.integration.dataset import create_dataset
-from recbole_choir.sources import ensure_atomic_files
 
 MAPPING = """
 own_data:

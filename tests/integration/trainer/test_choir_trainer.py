@@ -14,8 +14,8 @@ from tiny import TinyModel
 
 from recbole_choir.errors import CheckpointError, ConfigError, DataError
 from recbole_choir.integration import trainer as trainer_module
-from recbole_choir.integration.loss_meter import TrainingError
 from recbole_choir.integration.trainer import ChoirTrainer, get_trainer
+from recbole_choir.integration.training_log import TrainingError
 from recbole_choir.integration.tree_trainer import LightGBMTrainer, XGBoostTrainer
 from recbole_choir.integration.validation_points import validation_steps
 from recbole_choir.settings.recbole_keys import check_eval_step
@@ -382,7 +382,7 @@ def test_the_loader_is_told_the_epoch(make_config, make_model, train):
 
 
 class Averaging(TinyModel):
-    """A model whose evaluation computes anew what training reads, and counts how often."""
+    """A model whose evaluation computes again what training reads, and counts how often."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

@@ -162,3 +162,9 @@ def test_a_missing_environment_is_named(monkeypatch):
         distributed.init()
     with pytest.raises(ConfigError, match="expected a rank from 0 to 1, got 2"):
         distributed.init(2, 2)
+
+
+@pytest.mark.slow
+def test_an_abort_after_all_work_loses_nothing(tmp_path):
+    outcome = launch(["aborted_late"], 2, tmp_path)
+    assert [rank["aborted_late"] for rank in outcome] == [{"rank": 0}, {"rank": 1}]

@@ -12,8 +12,7 @@ from tiny import TinyLoader, tiny_rows
 
 from recbole_choir.errors import CheckpointError, ConfigError, DataError
 from recbole_choir.evaluator import auc, gauc, logloss
-from recbole_choir.integration.tree_features import feature_matrix, feature_names
-from recbole_choir.integration.tree_trainer import TREE_TRAINERS
+from recbole_choir.integration.tree_trainer import TREE_TRAINERS, feature_matrix, feature_names
 
 PARAMS = {
     "LightGBM": {

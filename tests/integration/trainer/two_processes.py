@@ -6,7 +6,9 @@ A program of its own, so that the spawned processes can import its functions.
 from __future__ import annotations
 
 import json
+import os
 import sys
+from multiprocessing import util
 from pathlib import Path
 
 import torch
@@ -131,6 +133,13 @@ def nan_on_one_rank(folder):
     trainer = _trainer(folder, nan_at=2 if distributed.rank() == 1 else None)
     trainer.fit(TinyLoader(tiny_rows(96, seed=0), batch_size=16, shuffle=True), saved=False)
     return {}
+
+
+def aborted_late(folder):
+    """Rank 1 is aborted when all its work is done, as gloo may do while connections close."""
+    if distributed.rank() == 1:
+        util.Finalize(None, os.abort, exitpriority=0)
+    return {"rank": distributed.rank()}
 
 
 def run_cases(names, folder):

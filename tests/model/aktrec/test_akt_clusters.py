@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_choir.data.clusters.tables import ClusterBehaviour, ClusterSide
+from recbole_choir.data.clusters.behaviour import ClusterBehaviour
+from recbole_choir.data.clusters.side import ClusterSide
 from recbole_choir.data.table.item_tables import ItemTables
 from recbole_choir.errors import DataError
+from recbole_choir.model.aktrec.adaptive_embedding import ClusterBuffers
 from recbole_choir.model.aktrec.cluster_average import FLOOR, ClusterAverage
-from recbole_choir.model.layers.cluster_sequence import ClusterSequence
-from recbole_choir.model.layers.side_tables import SideTables
+from recbole_choir.model.aktrec.cluster_view import ClusterSequence
 
 # Snapshot 1: cluster 2 = {1, 2, 3}, cluster 1 = {4}. Snapshot 2: cluster 4 = {1, 4}, cluster 5 =
 # {2, 3}. Cluster 3 has nobody.
@@ -179,9 +180,9 @@ def test_sequence_reads_the_candidates_code_at_the_rows_snapshot() -> None:
     ]
 
 
-def test_side_tables_are_those_of_the_dataset(helpers: Any) -> None:
+def test_cluster_buffers_are_those_of_the_dataset(helpers: Any) -> None:
     side = helpers.akt_dataset().model_inputs.clusters.users
-    tables = SideTables(side)
+    tables = ClusterBuffers(side)
     assert tables.state_dict() == {}
     assert tables.n_clusters == side.n_clusters
     again = tables.side

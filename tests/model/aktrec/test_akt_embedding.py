@@ -8,13 +8,12 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from recbole_choir.data.clusters.tables import ClusterSide
+from recbole_choir.data.clusters.side import ClusterSide
 from recbole_choir.data.table.item_tables import ItemTables
 from recbole_choir.model.aktrec import cluster_start
-from recbole_choir.model.aktrec.adaptive_embedding import AdaptiveEmbedding
+from recbole_choir.model.aktrec.activity_gate import ActivityGate
+from recbole_choir.model.aktrec.adaptive_embedding import AdaptiveEmbedding, ClusterBuffers
 from recbole_choir.model.aktrec.cluster_embedding import ClusterEmbedding
-from recbole_choir.model.layers.activity_gate import ActivityGate
-from recbole_choir.model.layers.side_tables import SideTables
 from recbole_choir.model.settings.aktrec import ClusterInit
 
 CODES = torch.tensor([[[0, 0]] * 5, [[0, 0], [1, 2], [1, 2], [2, 1], [0, 0]]])  # [2, 5, 2]
@@ -41,7 +40,7 @@ def an_embedding(side: ClusterSide, mode: str = "per_id", **settings: Any) -> Ad
     torch.manual_seed(0)
     start = torch.randn(5, 3)
     cluster = ClusterEmbedding(CODES, [2, 2], start, 3, 0.5, mode)
-    return AdaptiveEmbedding(5, 3, 0.5, cluster, tables=SideTables(side), **settings)
+    return AdaptiveEmbedding(5, 3, 0.5, cluster, tables=ClusterBuffers(side), **settings)
 
 
 ALL_SEEN = {"seen": [0, 1, 1, 1, 1], "tail": [0, 1, 0, 0, 1], "home": [0, 1, 1, 2, 0]}
@@ -126,7 +125,7 @@ def test_an_unseen_id_gets_the_mean_of_its_clusters_heads(unseen_gate: str, size
     side = a_side([0, 1, 1, 1, 0, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1, 1, 1, 1], home)
     cluster = ClusterEmbedding(torch.ones(2, 9, 2).int(), [2, 2], torch.randn(9, 3), 3)
     settings = {"gate_size": size, "unseen_gate": unseen_gate}
-    e = AdaptiveEmbedding(9, 3, 0.5, cluster, tables=SideTables(side), **settings)
+    e = AdaptiveEmbedding(9, 3, 0.5, cluster, tables=ClusterBuffers(side), **settings)
     for p in e.gate.parameters():
         torch.nn.init.normal_(p)
     e.refresh()
@@ -177,7 +176,7 @@ def test_an_unseen_id_gets_no_gradient() -> None:
 
 
 def test_everybody_seen_needs_no_stand_in() -> None:
-    assert an_embedding(a_side(**ALL_SEEN)).stand_in is None
+    assert an_embedding(a_side(**ALL_SEEN)).head_means is None
 
 
 def test_c_of_its_own_starts_where_told() -> None:

@@ -181,7 +181,7 @@ def test_a_constant_gate_is_the_ablation_bit_for_bit(
     """Scores, and gradients of the main loss on all that both have."""
     batch = helpers.batch()
     if "use_instance_view" in ablation:
-        # Where there is no cluster, alpha is 0 whatever is said, and the ablation has nothing.
+        # Where there is no cluster, alpha is 0 whatever the gate gives: the ablation has nothing.
         batch = helpers.batch(400)
         slots = has_cluster(helpers, batch)
         batch = batch[slots["user"] & slots["item"] & slots["sequence"]]

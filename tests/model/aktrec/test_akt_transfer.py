@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from recbole_choir.data.clusters.tables import ClusterSide
-from recbole_choir.model.aktrec.transfer import AsymmetricTransfer
+from recbole_choir.data.clusters.side import ClusterSide
+from recbole_choir.model.aktrec.transfer import (
+    AsymmetricTransfer,
+    soft_orthogonality,
+    squared_cosine,
+    weighted_info_nce,
+)
 from recbole_choir.model.layers.first_occurrence import distinct
-from recbole_choir.model.layers.info_nce import weighted_info_nce
-from recbole_choir.model.layers.orthogonality import soft_orthogonality, squared_cosine
 
 N, M = 9, 4
 # Two clusters: 1 with heads 1, 2 and tails 3, 4; 2 with head 5 and tail 6. 7 and 8: no partner.

@@ -16,12 +16,15 @@ from recbole_choir.data.item_contexts import ItemContexts
 from recbole_choir.data.rows import RowInputs
 from recbole_choir.data.statistics import Events
 from recbole_choir.errors import ConfigError
+from recbole_choir.model.baselines.melt_contexts import ContextDraw, TailRows
 from recbole_choir.model.context_aware_recommender.base import Base
-from recbole_choir.model.context_aware_recommender.melt import MELT
-from recbole_choir.model.layers.context_draw import ContextDraw
-from recbole_choir.model.layers.curriculum import item_weight, user_weight
-from recbole_choir.model.layers.head_side import HeadSide, fewest
-from recbole_choir.model.layers.tail_rows import TailRows
+from recbole_choir.model.context_aware_recommender.melt import (
+    MELT,
+    HeadSide,
+    fewest,
+    item_weight,
+    user_weight,
+)
 
 
 def melt(helpers: Any, **settings: Any) -> MELT:
@@ -511,7 +514,7 @@ def test_tail_items_are_set_at_the_start_of_every_epoch_and_trained_on(helpers) 
         shifts.append(e - before)
     set_rows = shifts[0].any(1)
     assert 5 < set_rows.sum() < len(set_rows)
-    assert (shifts[0] != shifts[1])[set_rows].any(1).all(), "set anew"
+    assert (shifts[0] != shifts[1])[set_rows].any(1).all(), "set again"
 
 
 def test_tail_items_wait_until_their_map_has_been_trained(helpers) -> None:

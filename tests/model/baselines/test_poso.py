@@ -87,7 +87,7 @@ def test_gates_see_the_code_alone(helpers, code: str, seen: list[str]) -> None:
 
 
 def test_another_code_is_another_score(helpers) -> None:
-    """The code reaches the logit through the gates, beside the main input."""
+    """The code reaches the logit through the gates, next to the main input."""
     model, batch = poso(helpers), helpers.batch()
     x = model.h0(batch, model.encode(batch, model.item_tokens(batch)))
     code = model.personalization_code(batch)

@@ -11,7 +11,6 @@ from recbole.data.interaction import Interaction
 from recbole_choir.errors import ConfigError
 from recbole_choir.model.context_aware_recommender.base_mm import BaseMM
 from recbole_choir.model.context_aware_recommender.saviorrec import SaviorRec
-from recbole_choir.model.layers.cross_attention import CrossAttention
 
 
 def savior(helpers: Any, awake: bool = True, **settings: Any) -> SaviorRec:
@@ -161,16 +160,6 @@ def test_large_vocabularies_score_the_same(helpers, settings: dict) -> None:
     assert model.item_tokens(batch).table is not None
     assert settings or model.item_tokens(few).table is None
     torch.testing.assert_close(model(few), model(batch)[:8], rtol=0, atol=1e-6)
-
-
-def test_an_empty_sequence_pools_to_zero() -> None:
-    attention = CrossAttention(3)
-    mask = torch.tensor([[False, False], [True, False]])
-    keys, values = torch.randn(2, 2, 3), torch.randn(2, 2, 5)
-    attended = attention(torch.randn(2, 3), keys, values, mask)
-    assert torch.equal(attended.pooled[0], torch.zeros(5))
-    torch.testing.assert_close(attended.pooled[1], values[1, 0])
-    assert attended.weights.tolist() == [[0.0, 0.0], [1.0, 0.0]]
 
 
 def test_switched_off_it_is_base_mm_bit_for_bit(helpers) -> None:

@@ -13,8 +13,11 @@ from recbole.data.interaction import Interaction
 from recbole_choir.data.table.item_tables import ItemTables
 from recbole_choir.errors import ConfigError
 from recbole_choir.model.context_aware_recommender.base_mm import BaseMM
-from recbole_choir.model.context_aware_recommender.simtier import SimTier
-from recbole_choir.model.layers.similarity_tiers import SimilarityTiers, uniform_edges
+from recbole_choir.model.context_aware_recommender.simtier import (
+    SimilarityTiers,
+    SimTier,
+    uniform_edges,
+)
 
 
 def tables(vectors: list[list[float]], item_vector: list[int]) -> ItemTables:

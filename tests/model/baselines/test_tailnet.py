@@ -10,9 +10,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_choir.errors import ConfigError
 from recbole_choir.model.context_aware_recommender.base import Base
-from recbole_choir.model.context_aware_recommender.tailnet import TailNet
-from recbole_choir.model.layers.additive_attention import AdditiveAttention
-from recbole_choir.model.layers.to_front import last_valid, to_front
+from recbole_choir.model.context_aware_recommender.tailnet import AdditiveAttention, TailNet
 
 
 def tailnet(helpers: Any, **settings: Any) -> TailNet:
@@ -40,16 +38,6 @@ def affinity(model: TailNet, batch: Interaction) -> torch.Tensor:
 def base_logit(model: TailNet, batch: Interaction) -> torch.Tensor:
     features = model.encode(batch, model.item_tokens(batch))
     return model.individual(model.h0(batch, features))
-
-
-def test_items_move_to_the_front_in_their_order() -> None:
-    ids = torch.tensor([[0, 3, 0, 1, 2], [0, 0, 0, 0, 0], [5, 5, 0, 0, 4]])
-    marks = torch.tensor([[9.0, 1, 9, 2, 3], [9, 9, 9, 9, 9], [1, 2, 9, 9, 3]])
-    moved, moved_marks = to_front(ids, marks)
-    assert moved.tolist() == [[3, 1, 2, 0, 0], [0] * 5, [5, 5, 4, 0, 0]]
-    assert moved_marks.tolist() == [[1, 2, 3, 0, 0], [0] * 5, [1, 2, 3, 0, 0]]
-    states = torch.arange(15.0).view(3, 5, 1)
-    assert last_valid(states, moved > 0).squeeze(1).tolist() == [2.0, 0.0, 12.0]
 
 
 def test_attention_by_hand_and_of_nothing() -> None:

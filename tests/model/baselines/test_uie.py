@@ -10,9 +10,13 @@ from recbole.data.interaction import Interaction
 
 from recbole_choir.errors import ConfigError
 from recbole_choir.model.context_aware_recommender.base import Base
-from recbole_choir.model.context_aware_recommender.uie import UIE
-from recbole_choir.model.layers.balanced_sample import BalancedSample, activity_types
-from recbole_choir.model.layers.centroid_memory import CentroidMemory
+from recbole_choir.model.context_aware_recommender.uie import (
+    UIE,
+    BalancedSample,
+    CentroidMemory,
+    CrossAttention,
+    activity_types,
+)
 
 MEMORIES = ("profiles", "behaviours", "items")
 
@@ -93,6 +97,16 @@ def test_centroids_are_state_and_no_parameters(helpers) -> None:
         assert f"{name}.centroids" in model.state_dict()
         assert f"{name}.hits" in model.state_dict()
     assert not [n for n, _ in model.named_parameters() if "centroids" in n]
+
+
+def test_an_empty_sequence_pools_to_zero() -> None:
+    attention = CrossAttention(3)
+    mask = torch.tensor([[False, False], [True, False]])
+    keys, values = torch.randn(2, 2, 3), torch.randn(2, 2, 5)
+    attended = attention(torch.randn(2, 3), keys, values, mask)
+    assert torch.equal(attended.pooled[0], torch.zeros(5))
+    torch.testing.assert_close(attended.pooled[1], values[1, 0])
+    assert attended.weights.tolist() == [[0.0, 0.0], [1.0, 0.0]]
 
 
 # --- who moves them -----------------------------------------------------------------------------

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recbole_choir.data.table.semantic_table import GroupTables, SemanticTable
-from recbole_choir.experiments.rows import load_rows, rows_dir
+from recbole_choir.data.table.group_tables import GroupTables
+from recbole_choir.data.table.semantic_table import SemanticTable
+from recbole_choir.experiments.plan import load_rows, rows_dir
 from recbole_choir.semantic import build, load_recipe
 
 VALUES = load_rows("ChoirRec", rows_dir()).sweep["K"]

@@ -283,11 +283,11 @@ class TestBehaviour:
     def test_factors_stay_those_of_the_fit(self) -> None:
         frames = random_frames()
         early = frames.before(50)
-        once, anew = BehaviourInput(4).fit(early), BehaviourInput(4, refit=True).fit(early)
+        once, again = BehaviourInput(4).fit(early), BehaviourInput(4, refit=True).fit(early)
         stays = ~frames.users["user_id"].isin(
             frames.positives.loc[frames.positives["timestamp"] >= 50, "user_id"]
         )
-        moved = once.transform(frames).x, anew.transform(frames).x
+        moved = once.transform(frames).x, again.transform(frames).x
         before = once.transform(early).x
         np.testing.assert_array_equal(moved[0][stays], before[stays])
         fresh = BehaviourInput(4).fit(frames).transform(frames).x

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recbole_choir.semantic.inputs.user_pairs import user_pairs
+from recbole_choir.semantic.inputs.aligned import user_pairs
 from recbole_choir.semantic.items.cooccurrence import Pairs
 
 

@@ -12,7 +12,7 @@ import pytest
 from recbole_choir.errors import ConfigError
 from recbole_choir.semantic.frames.frames import Frames
 from recbole_choir.semantic.inputs.interest import InterestInput
-from recbole_choir.semantic.interest import language_model, levels, prompts, training
+from recbole_choir.semantic.interest import language_model, prompts, training
 from recbole_choir.semantic.interest.data import interest_data
 from recbole_choir.semantic.interest.history import read_histories
 from recbole_choir.semantic.items.base import ItemVectors
@@ -286,8 +286,8 @@ def test_levels_are_as_of_the_event() -> None:
     )
     ids = np.array(["i00", "i01"], object)
     histories = read_histories(frames, ids)
-    got = levels.event_levels(frames, histories, ids)
-    words = [(levels.SHOWN_WORDS[s], levels.RATE_WORDS[r]) for s, r in got]
+    got = prompts.event_levels(frames, histories, ids)
+    words = [(prompts.SHOWN_WORDS[s], prompts.RATE_WORDS[r]) for s, r in got]
     # a's first event: nothing before it, nor what happened at the same moment
     assert words[0] == ("new", "")
     assert words[1] == ("rarely shown", "")
@@ -297,7 +297,7 @@ def test_levels_are_as_of_the_event() -> None:
     later = events.assign(label=(events["label"] + (events["timestamp"] >= 6)) % 2)
     kept = later[(events["timestamp"] < 6) | (events["user_id"] == "b")]
     other = Frames(kept, frames.users, frames.items)
-    again = levels.event_levels(other, read_histories(other, ids), ids)
+    again = prompts.event_levels(other, read_histories(other, ids), ids)
     assert (again[:6] == got[:6]).all()
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from recbole_choir.errors import ConfigError
 from recbole_choir.semantic.frames.frames import Frames
-from recbole_choir.semantic.interest.attributes import AttributeCoder
 from recbole_choir.semantic.interest.categories import category_targets
 from recbole_choir.semantic.interest.data import draw
+from recbole_choir.semantic.interest.diagnostics import category_hits, interest_loss
 from recbole_choir.semantic.interest.history import (
     Histories,
     held_out_users,
@@ -25,9 +25,9 @@ from recbole_choir.semantic.interest.history import (
     read_histories,
     windows,
 )
-from recbole_choir.semantic.interest.loss import category_hits, interest_loss
 from recbole_choir.semantic.interest.network import InterestNetwork, _bias
-from recbole_choir.semantic.interest.store import Stored, read_stored, write_stored
+from recbole_choir.semantic.interest.training import Stored, read_stored, write_stored
+from recbole_choir.semantic.interest.transformer import AttributeCoder
 
 ITEMS = np.array([f"i{i}" for i in range(9)], object)
 

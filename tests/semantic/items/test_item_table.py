@@ -23,14 +23,11 @@ from recbole_choir.semantic import (
     assign_items,
     build,
     build_prepared,
-    builder,
-    distinct_vectors,
     load_recipe,
     prepare_frames,
     prepared_key,
     table_key,
 )
-from recbole_choir.semantic.distinct_vectors import DistinctVectors
 from recbole_choir.semantic.frames import canonical
 from recbole_choir.semantic.frames.fingerprint import fingerprint_frames
 from recbole_choir.semantic.frames.frames import ITEM_ID, USER_ID, Frames
@@ -38,9 +35,12 @@ from recbole_choir.semantic.groups import users as grouping
 from recbole_choir.semantic.items import make_item_input
 from recbole_choir.semantic.items.base import ItemVectors
 from recbole_choir.semantic.items.source import ItemSource, item_identity, report_of
+from recbole_choir.semantic.quantizers import points as distinct_vectors
 from recbole_choir.semantic.quantizers.base import load_quantizer
+from recbole_choir.semantic.quantizers.points import DistinctVectors
 from recbole_choir.semantic.quantizers.rqvae import RQVAE
-from recbole_choir.semantic.table_writer import read_manifest
+from recbole_choir.semantic.table import builder
+from recbole_choir.semantic.table.writer import read_manifest
 from recbole_choir.settings.recipe import ItemRecipe, Recipe
 from recbole_choir.table_format import CODEBOOKS, ITEM_CODEBOOKS, ITEM_VECTORS, ITEMS
 
@@ -321,7 +321,7 @@ class TestSameInSameOut:
         kept[0].write_bytes(bytes(damaged))
         assert items_of(built(tmp_path / "b", top_categories=9)) == first
         assert len(fake.transforms) == n + 1
-        assert "made anew" in caplog.text
+        assert "made again" in caplog.text
 
     def test_frames_are_prepared_once(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -294,7 +294,7 @@ class TestCache:
         file.write_bytes(data)
         with caplog.at_level(logging.WARNING):
             again = fitted(tmp_path)
-        assert "alignment is trained anew" in caplog.text
+        assert "alignment is trained again" in caplog.text
         np.testing.assert_array_equal(first.project(x), again.project(x))
 
     def test_keys(self) -> None:

@@ -252,8 +252,8 @@ class TestQwen2VL:
     def test_padding_changes_little(self, tiny: Path) -> None:
         encoder = Encoder(str(tiny), device="cpu")
         alone = encoder.encode(["short"], False)
-        beside = Encoder(str(tiny), device="cpu").encode(["short", "long " * 40], False)
-        np.testing.assert_allclose(alone[0], beside[0], atol=1e-4)
+        other = Encoder(str(tiny), device="cpu").encode(["short", "long " * 40], False)
+        np.testing.assert_allclose(alone[0], other[0], atol=1e-4)
 
     def test_missing_weights_are_an_error(self, tiny: Path, tmp_path: Path) -> None:
         from safetensors.torch import load_file, save_file

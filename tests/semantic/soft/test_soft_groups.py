@@ -13,10 +13,14 @@ from recbole_choir.errors import ConfigError
 from recbole_choir.semantic.frames.canonical import canonical_frames
 from recbole_choir.semantic.frames.frames import Frames
 from recbole_choir.semantic.inputs import Vectors
-from recbole_choir.semantic.soft.cold import attribute_vectors, profile_vectors
-from recbole_choir.semantic.soft.groups import SoftContent, permuted, soft_groups
-from recbole_choir.semantic.soft.neighbours import nearest_weights
-from recbole_choir.semantic.soft.prototypes import memberships, prototype_vectors
+from recbole_choir.semantic.soft.groups import (
+    SoftContent,
+    attribute_vectors,
+    permuted,
+    profile_vectors,
+    soft_groups,
+)
+from recbole_choir.semantic.soft.prototypes import memberships, nearest_weights, prototype_vectors
 from recbole_choir.semantic.soft.purchases import Purchases, values_of_items
 from recbole_choir.semantic.soft.spaces import BehaviourSpace
 from recbole_choir.settings.recipe import load_recipe, needs_encoder

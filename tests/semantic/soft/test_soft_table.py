@@ -13,12 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from recbole_choir.data.table.own_scores import OwnVectors
 from recbole_choir.data.table.semantic_table import SemanticTable
+from recbole_choir.data.table.soft_groups import SoftGroups
 from recbole_choir.errors import TableError
 from recbole_choir.semantic import build, load_recipe, table_key
 from recbole_choir.semantic.frames.canonical import canonical_frames
 from recbole_choir.semantic.soft.groups import soft_groups
-from recbole_choir.semantic.table_writer import is_whole, read_manifest
+from recbole_choir.semantic.table.writer import is_whole, read_manifest
 
 DAY = 86_400.0
 TIMES = [40 * DAY, 90 * DAY]
@@ -85,7 +87,7 @@ def test_what_is_written_is_read_in_the_datasets_ids(table: Path, kind: str) -> 
     )  # fmt: skip
     read = SemanticTable.load(table)
     assert read.soft is not None
-    groups = read.soft.groups(read, TOKENS)
+    groups = SoftGroups.join(read.soft, read, TOKENS)
     assert groups.kind == kind
     order = np.arange(16, 0, -1)  # internal id of u00, u01, ..
     for got, made in zip(groups.weights, content.weights):
@@ -94,7 +96,7 @@ def test_what_is_written_is_read_in_the_datasets_ids(table: Path, kind: str) -> 
         part = part[:, order] if kind == "neighbours" else part
         np.testing.assert_array_equal(part, want.astype(np.float64))
         assert not got[0].nnz  # the padding user has nobody
-    (first, second) = read.soft.own_vectors(read, TOKENS, ITEM_TOKENS)
+    (first, second) = OwnVectors.join(read.soft, read, TOKENS, ITEM_TOKENS)
     assert (first.space, second.space) == ("category", "items")
     users, items = content.spaces["items"][1]
     width = users.shape[1]
@@ -203,14 +205,14 @@ def test_a_user_that_counts_for_itself_is_refused(table: Path, kind: str, tmp_pa
     read = SemanticTable.load(bad)
     assert read.soft is not None
     with pytest.raises(TableError, match=rf"expected {kind} 0 to \d+ in column 'member'"):
-        read.soft.groups(read, TOKENS)
+        SoftGroups.join(read.soft, read, TOKENS)
 
 
 def test_strangers_are_refused(table: Path, tmp_path: Path) -> None:
     bad = SemanticTable.load(_damaged(table, tmp_path / "t", _set("user_id", "u99")))
     assert bad.soft is not None
     with pytest.raises(TableError, match=r"1 users of soft groups .* such as 'u99'"):
-        bad.soft.groups(bad, TOKENS)
+        SoftGroups.join(bad.soft, bad, TOKENS)
 
 
 def test_manifest_and_file_belong_together(table: Path, tmp_path: Path) -> None:
@@ -232,4 +234,4 @@ def test_own_scores_want_vectors(tmp_path: Path) -> None:
     read = SemanticTable.load(out)
     assert read.soft is not None
     with pytest.raises(TableError, match=r"expected soft_vectors.parquet for own scores"):
-        read.soft.own_vectors(read, TOKENS, ITEM_TOKENS)
+        OwnVectors.join(read.soft, read, TOKENS, ITEM_TOKENS)

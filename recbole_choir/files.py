@@ -1,0 +1,119 @@
+"""Files that appear whole or not at all, and work that one process does at a time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+from recbole_choir.errors import ConfigError
+
+logger = logging.getLogger("recbole_choir")
+
+#: Room that a run wants at least for its record and checkpoint.
+LEAST_ROOM: Final = 32 << 20
+
+
+@contextmanager
+def whole_file(path: str | Path, durable: bool = False) -> Iterator[Path]:
+    """A path to write to, which becomes ``path`` at the end of the block.
+
+    A reader sees the older file or the new one, never a half of it. If the block fails, what it
+    wrote is gone and the older file untouched; a killed process leaves a hidden file that nothing
+    reads.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        durable: Wait until the disk has it: for what was costly to make.
+
+    Yields:
+        A hidden name in the same folder, with the same suffix.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        if durable:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write a text (UTF-8) or bytes as a whole file."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def probe_folder(key: str, folder: str | Path) -> None:
+    """Find out now, and not after hours of training, whether a folder can be written to.
+
+    Args:
+        key: The setting that names it, for the message.
+        folder: Made where it is missing.
+
+    Raises:
+        ConfigError: It cannot be made or written, or there is next to no room.
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(b"0" * 4096)
+        free = shutil.disk_usage(path).free
+    except OSError as error:
+        raise ConfigError(f"{key}: {path} cannot be written: {error.strerror or error}") from None
+    if free < LEAST_ROOM:
+        raise ConfigError(
+            f"{key}: {path}: expected {LEAST_ROOM >> 20} MiB of room, got {free >> 20}"
+        )
+
+
+@contextmanager
+def one_at_a_time(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file while the block runs; who holds it already is waited for, with a log line.
+
+    The lock ends with its process, however that ends. Where the file system has no locks, there is
+    none: work may then be done twice, never wrongly.
+
+    Args:
+        path: The lock file, in a folder that is there.
+        what: What is made, for the log.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("%s: another process makes some now: waiting for it", what)
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        logger.warning("%s: no lock (%s): work may be done twice", path, error)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def the_only_one(path: Path, busy: str) -> FileLock:
+    """A lock that is held until it is released or this process ends.
+
+    Raises:
+        ConfigError: Another process holds it: ``busy``.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(busy) from None
+    return lock
