@@ -304,7 +304,7 @@ class ChoirRecommender(ContextRecommender):
         return attention_figures(self)
 
     def predict(self, interaction: Interaction) -> torch.Tensor:
-        """Probability ``[B]`` of a positive label."""
+        """Probability ``[B]`` of a positive label (ChoirRec Eq. 1)."""
         return torch.sigmoid(self.forward(interaction))
 
 
