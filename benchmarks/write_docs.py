@@ -384,6 +384,69 @@ def distillation() -> str:
     return to_markdown(pd.DataFrame.from_dict(rows, orient="index"), "row")
 
 
+def gap_cells(first: str, figures: dict[str, str], *, ends: bool = False) -> Callable[[], str]:
+    """Cells of docs/records/gaps-ml-100k whose names have one of the beginnings, means over seeds.
+
+    Args:
+        first: Beginnings of names, a regular expression.
+        figures: Column -> diagnostic of the last epoch.
+        ends: The first epoch's diagnostics as well, and no metrics.
+    """
+
+    def table() -> str:
+        rows: dict[str, dict[str, str]] = {}
+        for cell, records in _cells(STUDIES / "gaps-ml-100k").items():
+            if not re.match(first, cell):
+                continue
+            row = rows.setdefault(cell, {})
+            if not ends:
+                for metric in ("auc", "gauc", "logloss"):
+                    row[metric] = _mean([r["segments"]["all"][metric] for r in records])
+            for title, figure in figures.items():
+                for which, epoch in ((", first epoch", 0), (", last", -1)) if ends else (("", -1),):
+                    found = [r["history"][epoch]["diagnostics"][figure] for r in records]
+                    row[title + which] = f"{statistics.mean(found):.3g}"
+            row["seeds"] = str(len(records))
+        return to_markdown(pd.DataFrame.from_dict(rows, orient="index"), "row")
+
+    return table
+
+
+def gap_findings() -> str:
+    """What docs/gaps.md counts in tables, without a trained model."""
+    record = _read("gap_findings")
+    rows: dict[str, str] = {}
+    for name, b in record["back_off"].items():
+        rows[f"C12, A18: groups that are read, {name}"] = (
+            f"{b['read']}, {b['prefixes']} of them prefixes that others back off to"
+        )
+        rows[f"C12, A18: readers and members of one of these, {name}"] = (
+            f"{b['readers'][0]} to {b['readers'][1]} read it, {b['members'][0]} to"
+            f" {b['members'][1]} are its members"
+        )
+    told, snapshot, cells = record["windows"], record["trained_vectors"], record["cells"]
+    rows["C19: texts that tell all three windows"] = f"{told['three_windows']} of {told['texts']}"
+    rows["C19: of these, something in the medium or the long one"] = f"{told['older']:.0%}"
+    rows["C28: users with a trained vector"] = (
+        f"{snapshot['users_with_group']} of {snapshot['users']}"
+    )
+    for name in ("before", "after", "popularity"):
+        hit = record["hit_rates"][name]
+        title = {"before": "text", "after": "aligned"}.get(name, name)
+        rows[f"A12: hit rate at 10 and 30, {title}"] = (
+            f"{hit['hit_rate_10']:.3f}, {hit['hit_rate_30']:.3f}"
+        )
+    rows["5.5: cells of equal attributes"] = (
+        f"{cells['cells']}, {cells['users_alone']:.0%} of the users alone in theirs"
+    )
+    for level in record["lift"]:
+        rows[f"5.5: lift GAUC, random members, within cells, beyond: {level['segment']}"] = (
+            f"{level['gauc']:.3f}, {level['random']:.3f}, {level['within_cells']:.3f},"
+            f" {level['beyond_attributes']:+.3f}"
+        )
+    return to_markdown(pd.Series(rows, name="ml-100k").to_frame(), "figure")
+
+
 def base_search() -> str:
     """What 24 trials chose for each model on each dataset, and what the defaults had reached."""
     rows: dict[str, dict[str, str]] = {}
@@ -507,6 +570,17 @@ TABLES: dict[str, Callable[[], str]] = {
     "decay": chosen_core("decay"),
     "base-search": base_search,
     "distillation": distillation,
+    "gap-distillation": gap_cells(
+        "kd_|sum",
+        {
+            "z_group": "kd_grad_ratio_group",
+            "alpha": "kd_grad_ratio_alpha",
+            "mean alpha_distill": "mean_alpha_distill",
+        },
+        ends=True,
+    ),
+    "gap-unseen": gap_cells("unseen", {"Spearman of users' r and activity": "r_user_spearman"}),
+    "gap-findings": gap_findings,
     "core": standing,
     "budgets": budgets,
     "overview": overview,
