@@ -36,6 +36,10 @@ EARLY: Final = 315_532_800.0
 LONG: Final = 946_728_000.0
 #: What float32, in which models compute, holds at most.
 LARGEST: Final = 3.4e38
+#: A number as RecBole's reader takes it; Python's float takes 1_000 as well.
+_NUMBER: Final = re.compile(
+    r"\s*[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|inf|infinity|nan)\s*", re.I | re.A
+)
 _BOMS: Final = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -207,8 +211,11 @@ class _File:
                     f"encoding: {name}, or write the file without the mark",
                 )
                 raise _Stop
-        with self.path.open(encoding=encoding, errors="replace") as lines:
-            text = lines.readline(1 << 20).rstrip("\n")
+        try:
+            with self.path.open(encoding=encoding, errors="replace") as lines:
+                text = lines.readline(1 << 20).rstrip("\n")
+        except UnicodeError:  # utf-16 without its mark
+            text = "\ufffd"
         if "\ufffd" in text:
             self._error("", f"header: expected text in {encoding}; set encoding, such as latin-1")
             raise _Stop
@@ -407,7 +414,7 @@ class _Column:
                 self.file._error(
                     self.name,
                     f"expected {self.file.expected.encoding}, got bytes "
-                    f"{values[row].as_py()[:20]!r} in row {first + row}; set encoding, such as "
+                    f"{values[row].as_py()[:20]!r} after row {first}; set encoding, such as "
                     "latin-1",
                 )
             texts = [v.as_py().decode("utf-8", "replace") for v in values]
@@ -462,17 +469,20 @@ class _Ids(_Column):
         self.example = ""
 
     def take(self, values: pa.Array, first: int) -> None:
-        texts = self._text(values, first)
-        self.missing += int(pc.sum(pc.equal(pc.utf8_trim_whitespace(texts), "")).as_py() or 0)
-        new = pc.unique(texts).to_pylist()
+        distinct = pc.unique(values)  # a few per cent of the rows: all that follows looks at these
+        texts = self._text(distinct, first)
+        new = texts.to_pylist()
+        blank = pc.equal(pc.utf8_trim_whitespace(texts), "")
+        if pc.any(blank).as_py():
+            self.missing += int(pc.sum(pc.is_in(values, distinct.filter(blank))).as_py())
         if self.once:
             seen = [v for v in new if v in self.distinct]
-            inside = len(texts) - len(new)
+            inside = len(values) - len(new)
             self.doubles += inside + len(seen)
             if (inside or seen) and not self.example:
-                counts = pc.value_counts(texts)
+                counts = pc.value_counts(values)
                 twice = [c["values"].as_py() for c in counts if c["counts"].as_py() > 1]
-                self.example = (seen or twice)[0]
+                self.example = (seen or [twice[0].decode("utf-8", "replace")])[0]
         self.distinct.update(new)
 
     def end(self, rows: int) -> None:
@@ -515,7 +525,7 @@ class _Numbers(_Column):
     last: np.ndarray[Any, Any]
 
     def take(self, values: pa.Array, first: int) -> None:
-        numbers = self.last = self._numbers(self._text(values, first))
+        numbers = self.last = self._numbers(values, first)
         finite = numbers[np.isfinite(numbers)]
         self.infinite += int((np.abs(numbers) > LARGEST).sum())
         self.missing += int(np.isnan(numbers).sum()) - self._counted
@@ -528,19 +538,24 @@ class _Numbers(_Column):
     def _look(self, finite: np.ndarray[Any, Any]) -> None:
         """A block's numbers, for a column that says more of them."""
 
-    def _numbers(self, texts: pa.Array) -> np.ndarray[Any, Any]:
+    def _numbers(self, values: pa.Array, first: int) -> np.ndarray[Any, Any]:
         try:
-            return texts.cast(pa.float64()).to_numpy(zero_copy_only=False)
+            texts = values.cast(pa.string())
+            try:
+                return texts.cast(pa.float64()).to_numpy(zero_copy_only=False)
+            except pa.ArrowInvalid:  # with missing ones among them
+                texts = pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+                return texts.cast(pa.float64()).to_numpy(zero_copy_only=False)
         except pa.ArrowInvalid:
+            texts = self._text(values, first)
             out = np.full(len(texts), np.nan)
             for i, text in enumerate(texts.to_pylist()):
-                try:
+                if _NUMBER.fullmatch(text):
                     out[i] = float(text)
-                except ValueError:
-                    if text.strip():
-                        self.bad += 1
-                        self._counted += 1
-                        self.bad_example = self.bad_example or text
+                elif text.strip():
+                    self.bad += 1
+                    self._counted += 1
+                    self.bad_example = self.bad_example or text
             return out
 
     def end(self, rows: int) -> None:

@@ -14,6 +14,7 @@ from itertools import combinations
 from typing import Any, Final
 
 from recbole_choir.errors import nearest
+from recbole_choir.settings.base import ConfigLike, read
 
 #: Keys that name the columns without which nothing can be trained.
 NEEDED: Final = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "LABEL_FIELD")
@@ -72,7 +73,7 @@ def _role(final: Mapping[str, Any], key: str) -> list[str]:
     return [field for field in values if isinstance(field, str)]
 
 
-def never_features(final: Mapping[str, Any]) -> dict[str, str]:
+def never_features(final: ConfigLike) -> dict[str, str]:
     """Column -> why no model may read it as a feature."""
     never = {
         final["LABEL_FIELD"]: "the label",
@@ -80,7 +81,7 @@ def never_features(final: Mapping[str, Any]) -> dict[str, str]:
         final["USER_ID_FIELD"]: "an id",
         final["ITEM_ID_FIELD"]: "an id",
     }
-    threshold = final.get("threshold")
+    threshold = read(final, "threshold")
     if isinstance(threshold, Mapping):
         for field in threshold:
             never.setdefault(field, "what the label is made from")

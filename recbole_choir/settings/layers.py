@@ -40,7 +40,7 @@ class YamlLoader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem=f"more than {MOST_VALUES:,} values with its aliases")
         return node
 
-    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A mapping in which no key is given twice: YAML would let the later one win unseen."""
         if isinstance(node, yaml.MappingNode):
             seen = set()

@@ -222,7 +222,9 @@ def test_labels_must_be_zero_or_one(make_config: Callable[..., Any]) -> None:
 def test_normalising_leaves_label_and_time_alone(
     make_config: Callable[..., Any], rows_of_toy: list[Row]
 ) -> None:
-    config = make_config(normalize_all=True, threshold={"rating": 9})
+    config = make_config(
+        normalize_all=True, threshold={"rating": 9}, val_interval={"rating": "(-inf,inf)"}
+    )
     dataset = create_dataset(config)
     dataset.build()
     assert not dataset.row_inputs.events.label.any()  # RecBole turns a constant column into ones
