@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from recbole_choir.errors import DataError, nearest
@@ -245,9 +246,15 @@ def _interactions(content: Any) -> Interactions:
 
 def _no_leak(read: Interactions, where: str) -> None:
     """What models may read of a row is neither its label, its time nor an id, under any name."""
-    never = {read.user: "the user", read.item: "the item", read.time: "the time"}
+    roles = {"user": read.user, "item": read.item, "time": read.time}
     if read.label.column is not None:
-        never[read.label.column] = "the label"
+        roles["label"] = read.label.column
+    for one, two in combinations(roles, 2):
+        if roles[one] == roles[two]:
+            raise DataError(
+                f"{where}: expected two columns for {one} and {two}, got '{roles[one]}' for both"
+            )
+    never = {column: f"the {role}" for role, column in roles.items()}
     for column in read.contexts:
         if column.column in never:
             raise DataError(
@@ -300,17 +307,19 @@ def _side(content: Any, name: str) -> Side | None:
             # Named as an attribute too: one field, read as the fuller of the two says.
             attributes = tuple(category if a is same else a for a in attributes)
     own = _needed(section, "id", where)
-    for column in (*attributes, *([] if category is None else [category])):
-        if column.column == own:
+    text = _texts(section.get("text", []), f"{where}.text")
+    used = [c.column for c in (*attributes, *([] if category is None else [category]))]
+    for column in (*used, *text):
+        if column == own:
             raise DataError(
-                f"{where}: column '{own}' is the id and cannot be an attribute as well: an id says "
-                "nothing of ids that training has not seen"
+                f"{where}: column '{own}' is the id and cannot be an attribute or text as well: "
+                "an id says nothing of ids that training has not seen"
             )
     return Side(
         files=_files(section, where),
         id=own,
         attributes=attributes,
-        text=tuple(_texts(section.get("text", []), f"{where}.text")),
+        text=tuple(text),
         category=category,
     )
 
