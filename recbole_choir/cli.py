@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,6 +52,9 @@ def _command(module: str) -> Callable[[Sequence[str]], int]:
 
     return run
 
+
+#: What torch says of memory, on a CPU and on a GPU.
+_OUT_OF_MEMORY: Final = re.compile("not enough memory|allocate memory|out of memory", re.I)
 
 COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "study": _command("experiments.study"),
@@ -101,7 +105,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        print(
+            "error: the machine has too little memory for these settings: expected smaller ones of "
+            f"train_batch_size, eval_batch_size or embedding_size ({_line(error)})",
+            file=sys.stderr,
+        )
+        return 2
     return 0
+
+
+def _line(error: BaseException, longest: int = 300) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def _tell_a_bug(
@@ -118,10 +139,9 @@ def _tell_a_bug(
     if last is not None:
         place = f" at {Path(last.tb_frame.f_code.co_filename).name}:{last.tb_lineno}"
     versions = ", ".join(f"{n} {v}" for n, v in record.versions().items() if v)
-    text = " ".join(str(error).split())
     print(
-        f"a bug of recbole-choir, please report it: {kind.__name__}: {text}{place} ({versions}); "
-        "--debug shows the traceback",
+        f"a bug of recbole-choir, please report it to its issues with this line: {kind.__name__}: "
+        f"{_line(error)}{place} ({versions}); --debug shows the traceback",
         file=sys.stderr,
     )
 

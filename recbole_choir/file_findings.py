@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_choir.arguments import CommandParser
 from recbole_choir.data.file_checks import Expected, Finding, check_files
 from recbole_choir.datasets import atomic_config, ensure_atomic_files
 from recbole_choir.errors import nearest
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 where nothing is wrong (there may be warnings), 1 where a run would be refused.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="recbole-choir check",
         description="Look at a dataset's files as a run would, and tell all that is wrong.",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -9,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
@@ -54,6 +55,18 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
     """Write a text (UTF-8) or bytes as a whole file."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Read JSON of others.
+
+    Raises:
+        ValueError: It is none, in whatever way; brackets in brackets a hundred thousand deep too.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def probe_folder(key: str, folder: str | Path) -> None:

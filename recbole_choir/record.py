@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from recbole_choir.files import write_whole
+from recbole_choir.files import parse_json, write_whole
 
 PACKAGES = (
     "recbole-choir",
@@ -77,7 +77,7 @@ def write_json(path: Path, content: Any) -> Path:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
-    return json.loads(path.read_text())
+    return parse_json(path.read_text(encoding="utf-8"))
 
 
 def now() -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from recbole_choir.arguments import CommandParser
 from recbole_choir.datasets import atomic_config, ensure_atomic_files
 from recbole_choir.errors import ConfigError
 from recbole_choir.experiments.markdown import write_pages
@@ -196,7 +197,7 @@ def _names(text: str | None) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="recbole-choir compare",
         description=DESCRIPTION,
         epilog=EPILOG,

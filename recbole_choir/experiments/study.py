@@ -35,6 +35,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from recbole_choir.arguments import CommandParser
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.evaluator import SEGMENT_NAMES
 from recbole_choir.experiments.grid import points
@@ -271,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 when every run is finished, 1 when some failed.
     """
-    parser = argparse.ArgumentParser(prog="recbole-choir study", description=__doc__)
+    parser = CommandParser(prog="recbole-choir study", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("file", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder of the records")
