@@ -28,6 +28,7 @@ usage: run_recbole_choir.py --model=MODEL [--dataset=DATASET]
        recbole-choir report FOLDER --out PAGE   records as one HTML page; see report --help
        recbole-choir download NAME --raw DIR    a dataset's official files; see download --help
        recbole-choir check DATASET              a dataset's files looked at; see check --help
+       recbole-choir tables check|seal FOLDER   a semantic table's seal; see tables --help
        recbole-choir settings [MODEL]           every setting with its default and meaning
 
   --model=ChoirRec         a model of this package or any context-aware model of RecBole,
@@ -65,6 +66,7 @@ COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "settings": _command("settings.pages"),
     "check": _command("file_findings"),
     "records": _command("experiments.records_command"),
+    "tables": _command("tables_command"),
 }
 
 

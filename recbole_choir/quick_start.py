@@ -128,6 +128,7 @@ def _prepare_train_test(config: ChoirConfig, callback_fn: Callback | None) -> di
     model = create_model(config, data)
     warmed = None if warm is None else warm.load_into(model)
     trainer = get_trainer(config)(config, model)
+    trainer.rows = data.fingerprint()
     if config["resume"]:
         trainer.resume_checkpoint(config["resume"])
     head = {

@@ -22,13 +22,13 @@ from recbole_choir.experiments.runner import (
     default_workers,
     open_progress,
     run_missing,
-    stop_at_once,
 )
 from recbole_choir.experiments.search_spaces import search_dir
 from recbole_choir.experiments.summary import State, collect, write_chosen, write_significance
 from recbole_choir.experiments.tables import to_markdown
 from recbole_choir.experiments.tuning import load_optuna
 from recbole_choir.files import the_only_one
+from recbole_choir.processes import stop_at_once
 from recbole_choir.settings.complete import check
 
 DESCRIPTION = """\

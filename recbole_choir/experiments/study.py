@@ -42,10 +42,12 @@ from recbole_choir.experiments.grid import points
 from recbole_choir.experiments.overrides import nested
 from recbole_choir.experiments.plan import TUNE_SEED, Average, Cell, Plan
 from recbole_choir.experiments.record_store import read_records
-from recbole_choir.experiments.runner import Processes, run_missing, stop_at_once
+from recbole_choir.experiments.runner import Processes, run_missing
 from recbole_choir.experiments.search_spaces import Dimension, Space
 from recbole_choir.experiments.summary import collect, write_chosen, write_significance
 from recbole_choir.experiments.tables import SEGMENTS, markdown_tables
+from recbole_choir.files import the_only_one
+from recbole_choir.processes import stop_at_once
 from recbole_choir.settings.complete import check
 from recbole_choir.settings.layers import merged, read_yaml
 
@@ -259,10 +261,12 @@ def run_study(path: Path, out: Path, workers: int = 1, threads: int = 1) -> Path
     plan = Study.load(path).plan
     check_cells(plan)
     out.mkdir(parents=True, exist_ok=True)
+    lock = the_only_one(out / ".lock", f"--out {out}: another study is at work there")
     state = run_missing(plan, out, workers, Processes(out, threads))
     found = collect(plan, state, out)
     write_significance(plan, found, out)
     write_chosen(plan, state, out)
+    lock.release()
     return out
 
 
@@ -270,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """``recbole-choir study FILE --out FOLDER [--workers N]``.
 
     Returns:
-        0 when every run is finished, 1 when some failed.
+        0 when every run is finished, 1 when some failed, 130 when stopped.
     """
     parser = CommandParser(prog="recbole-choir study", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ from recbole_choir.table_format import (
     VECTOR,
     code_column,
 )
+from recbole_choir.table_seal import SEAL, RowsStamp, make_seal
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ class TableContent:
         items: Ids, clusters and vectors of the items; None if the recipe makes none.
         soft: Soft groups of the users; None if the recipe makes none.
         write_codebooks: Called with the folder to write the codebooks into.
+        made_from: The interactions strictly before each snapshot, for the seal.
     """
 
     recipe: Mapping[str, Any]
@@ -120,6 +122,7 @@ class TableContent:
     items: ItemContent | None = None
     soft: SoftContent | None = None
     write_codebooks: Callable[[Path], None] | None = None
+    made_from: Sequence[RowsStamp] | None = None
 
     def fingerprint(self) -> str:
         """Fingerprint of what a model reads: snapshots, users, groups, items and soft groups."""
@@ -245,6 +248,7 @@ def _write_files(content: TableContent, folder: Path) -> None:
         "versions": dict(content.versions),
         "files": {p.name: p.stat().st_size for p in sorted(folder.iterdir())},
     }
+    manifest[SEAL] = make_seal(folder, manifest, content.made_from)
     # Last, so that a folder with a manifest is a folder with everything.
     text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
     (folder / MANIFEST).write_text(text, "utf-8")
