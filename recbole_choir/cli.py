@@ -12,7 +12,7 @@ from typing import Final
 
 from recbole_choir import record
 from recbole_choir.datasets import known_datasets
-from recbole_choir.errors import ChoirError
+from recbole_choir.errors import ChoirError, ConfigError, nearest
 from recbole_choir.settings.catalogue import known_models
 from recbole_choir.settings.complete import check
 from recbole_choir.settings.layers import parse_cli
@@ -90,6 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--list" in argv:
             _print_known()
             return 0
+        if not argv[0].startswith("-"):
+            words = ", ".join(COMMANDS)
+            raise ConfigError(
+                f"command line: expected --key=value or one of {words}, got {argv[0]!r}"
+                f"{nearest(argv[0], COMMANDS)}"
+            )
         cli = parse_cli(argv)
         model = cli.pop("model", None)
         if model is None:

@@ -42,7 +42,7 @@ from recbole_choir.experiments.grid import points
 from recbole_choir.experiments.overrides import nested
 from recbole_choir.experiments.plan import TUNE_SEED, Average, Cell, Plan
 from recbole_choir.experiments.record_store import read_records
-from recbole_choir.experiments.runner import Processes, run_missing
+from recbole_choir.experiments.runner import Processes, check_count, run_missing
 from recbole_choir.experiments.search_spaces import Dimension, Space
 from recbole_choir.experiments.summary import collect, write_chosen, write_significance
 from recbole_choir.experiments.tables import SEGMENTS, markdown_tables
@@ -285,6 +285,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="check every cell, run nothing")
     parser.add_argument("--table", type=Path, help="also write the tables to this Markdown file")
     options = parser.parse_args(argv)
+    for name in ("workers", "threads"):
+        check_count(name, getattr(options, name))
     if options.dry_run:
         plan = Study.load(options.file).plan
         check_cells(plan)
