@@ -184,7 +184,9 @@ def read_mapping(content: Any) -> OwnMapping:
         content, _ROOT, ("folder", "interactions", "users", "items", "negatives", "csv", "missing")
     )
     if "interactions" not in top:
-        raise DataError(f"{_ROOT}: expected a section 'interactions', got {', '.join(top)}")
+        raise DataError(
+            f"{_ROOT}: expected a section 'interactions', got {', '.join(top) or 'none'}"
+        )
     interactions = _interactions(top["interactions"])
     users = _side(top.get("users"), "users")
     items = _side(top.get("items"), "items")

@@ -35,6 +35,7 @@ from recbole_choir.integration import (
     init_logging,
     init_seed,
 )
+from recbole_choir.integration.part_checks import check_parts
 from recbole_choir.integration.predictions import user_vectors
 from recbole_choir.integration.warm_start import train_id_vectors, warm_start
 from recbole_choir.table_source import ensure_semantic_table
@@ -90,6 +91,7 @@ def run(
     ensure_atomic_files(config)
     data = create_dataset(config)
     data.build_splits()
+    check_parts(config, data)
     table = ensure_semantic_table(config, data, train_id_vectors)
     if table is not None:
         arguments["cli"]["semantic_table"] = str(table)
@@ -116,6 +118,7 @@ def _prepare_train_test(config: ChoirConfig, callback_fn: Callback | None) -> di
 
     data = create_dataset(config)
     data.build_splits()
+    check_parts(config, data)
     table = ensure_semantic_table(config, data, train_id_vectors)
     if table is not None:
         data.attach_semantic_table(table)

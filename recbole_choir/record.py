@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_choir.errors import DataError
-from recbole_choir.files import write_whole
+from recbole_choir.files import parse_json, write_whole
 
 PACKAGES = (
     "recbole-choir",
@@ -105,7 +105,7 @@ def keep_record(path: Path, content: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
-    return json.loads(path.read_text())
+    return parse_json(path.read_text(encoding="utf-8"))
 
 
 def now() -> str:

@@ -82,6 +82,7 @@ class Expected:
         threshold: From which rating on a row is a positive; None: the label column holds 0 and 1.
         read: Columns that are loaded, by suffix of the file; None: all of them.
         contexts: Columns of ``.inter`` that models may read.
+        title: Column of ``.item`` that is read as text, loaded or not; None: none.
         attributes: Columns of ``.user`` and ``.item`` that models or groups may read, by suffix;
             None: all that are loaded.
         dropped: Columns whose rows are left out by their values on purpose.
@@ -97,6 +98,7 @@ class Expected:
     threshold: float | None = None
     read: dict[str, set[str] | None] = field(default_factory=dict)
     contexts: tuple[str, ...] = ()
+    title: str | None = None
     attributes: dict[str, set[str] | None] = field(default_factory=dict)
     dropped: frozenset[str] = frozenset()
 
@@ -268,6 +270,8 @@ class _File:
             "item": (self.expected.item,),
         }[self.kind]
         listed = sorted(self.expected.read.get(self.kind) or ())
+        if self.kind == "item" and self.expected.title is not None:
+            listed.append(self.expected.title)
         missing = [n for n in dict.fromkeys((*want, *listed)) if n not in names]
         if missing:
             near = nearest(missing[0], [n for n in names if n not in want])

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
+from recbole_choir.errors import ConfigError
 from recbole_choir.experiments.grid import Grid
 from recbole_choir.experiments.plan import Cell, Plan
 from recbole_choir.experiments.pruning import is_pruned
@@ -61,6 +62,16 @@ def default_workers(threads: int) -> int:
     usable = getattr(os, "sched_getaffinity", None)
     cores = len(usable(0)) if usable else os.cpu_count() or 1
     return max(1, cores // threads)
+
+
+def check_count(name: str, value: int | None) -> None:
+    """Refuse fewer than one worker or thread; None is left to :func:`default_workers`.
+
+    Raises:
+        ConfigError: See above.
+    """
+    if value is not None and value < 1:
+        raise ConfigError(f"--{name}: expected at least 1, got {value}")
 
 
 class Processes:

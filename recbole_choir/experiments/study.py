@@ -35,13 +35,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from recbole_choir.arguments import CommandParser
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.evaluator import SEGMENT_NAMES
 from recbole_choir.experiments.grid import points
 from recbole_choir.experiments.overrides import nested
 from recbole_choir.experiments.plan import TUNE_SEED, Average, Cell, Plan
 from recbole_choir.experiments.record_store import read_records
-from recbole_choir.experiments.runner import Processes, run_missing
+from recbole_choir.experiments.runner import Processes, check_count, run_missing
 from recbole_choir.experiments.search_spaces import Dimension, Space
 from recbole_choir.experiments.summary import collect, write_chosen, write_significance
 from recbole_choir.experiments.tables import SEGMENTS, markdown_tables
@@ -275,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 when every run is finished, 1 when some failed, 130 when stopped.
     """
-    parser = argparse.ArgumentParser(prog="recbole-choir study", description=__doc__)
+    parser = CommandParser(prog="recbole-choir study", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("file", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder of the records")
@@ -284,6 +285,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="check every cell, run nothing")
     parser.add_argument("--table", type=Path, help="also write the tables to this Markdown file")
     options = parser.parse_args(argv)
+    for name in ("workers", "threads"):
+        check_count(name, getattr(options, name))
     if options.dry_run:
         plan = Study.load(options.file).plan
         check_cells(plan)

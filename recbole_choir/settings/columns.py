@@ -143,9 +143,35 @@ def _loaded(final: Mapping[str, Any]) -> Iterator[str]:
                     f"{key}: {field!r} is not loaded, expected any of {some}"
                     f"{nearest(field, columns or ())}; see load_col.{kind}"
                 )
+    if all(columns != "*" for columns in loaded.values()):
+        yield from _unknown(final, {c for columns in loaded.values() for c in columns or ()})
     for kind in set(loaded) & set(final.get("unload_col") or ()):
         if loaded[kind]:
             yield f"unload_col.{kind}: expected load_col or unload_col of a file, got both"
+
+
+#: Keys that name columns of any file: a list of them, or a mapping by them.
+_ANYWHERE: Final = (
+    "normalize_field",
+    "numerical_features",
+    "alias_of_user_id",
+    "alias_of_item_id",
+    "val_interval",
+    "discretization",
+    "preload_weight",
+    "seq_len",
+)
+
+
+def _unknown(final: Mapping[str, Any], loaded: set[str]) -> Iterator[str]:
+    names = sorted(map(str, loaded | {final["LABEL_FIELD"]}))
+    for key in _ANYWHERE:
+        for field in final.get(key) or ():
+            if field not in names:
+                yield (
+                    f"{key}: {field!r} is not loaded, expected any of {', '.join(names)}"
+                    f"{nearest(str(field), names)}; see load_col"
+                )
 
 
 def _lacking(where: str, columns: Any, needed: Mapping[str, str]) -> Iterator[str]:
@@ -210,6 +236,10 @@ def _reading(final: Mapping[str, Any]) -> Iterator[str]:
         value = final.get(key)
         if value is not None and not isinstance(value, str) and not _texts(value):
             yield f"{key}: expected a list of names, got {value!r}"
+    users, items = (set(final.get(f"alias_of_{kind}_id") or ()) for kind in ("user", "item"))
+    users, items = users | {final["USER_ID_FIELD"]}, items | {final["ITEM_ID_FIELD"]}
+    for field in sorted(users & items, key=str):
+        yield f"alias_of_user_id: {field!r} stands for items as well, expected one of the two"
     keep = final.get("rm_dup_inter")
     if keep not in (None, "first", "last"):
         yield f"rm_dup_inter: expected first, last or null, got {keep!r}"

@@ -281,7 +281,7 @@ def _warm_start(value: str | dict[str, Any] | None, final: Mapping[str, Any]) ->
     known |= set(recbole_keys.READ_WITHOUT_DEFAULT) | set(final)
     for key in changes:
         if key not in known:
-            yield f"warm_start.{key}: {name} does not read this key{nearest(str(key), known)}"
+            yield f"warm_start.{_unknown(str(key), known, str(name))}"
 
 
 def _resolved(

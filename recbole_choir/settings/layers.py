@@ -152,8 +152,11 @@ def parse_cli(argv: Sequence[str]) -> dict[str, Any]:
         if not all(re.fullmatch(r"[A-Za-z_][\w-]*", part) for part in path):
             raise ConfigError(f"command line: expected --key=value, got {word!r}")
         value = parse_value(text, key)
-        seen = plain.get(path[0], value) if len(path) == 1 else dotted.get(path, value)
-        if seen != value or type(seen) is not type(value):
+        given: Mapping[Any, Any] = plain if len(path) == 1 else dotted
+        place: Any = path[0] if len(path) == 1 else path
+        seen = given.get(place, value)
+        # by its text, as NaN is not equal to itself
+        if place in given and repr(seen) != repr(value):
             raise ConfigError(f"command line: {key} is given twice, as {seen!r} and {value!r}")
         if len(path) == 1:
             plain[path[0]] = value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from recbole_choir.data.table.item_files import ItemPart
 from recbole_choir.data.table.parquet import Columns, read_columns
 from recbole_choir.data.table.soft_files import SoftPart
 from recbole_choir.errors import TableError, nearest
+from recbole_choir.files import parse_json
 from recbole_choir.table_seal import RowsStamp, check_seal, sealed_interactions
 
 
@@ -137,7 +137,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise TableError(f"{folder}: expected a semantic table, found no {tf.MANIFEST} in it")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TableError(
             f"{path}: not a readable manifest: {' '.join(str(error).split())}"

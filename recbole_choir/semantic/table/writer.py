@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recbole_choir.errors import TableError
+from recbole_choir.files import parse_json
 from recbole_choir.processes import is_alive
 from recbole_choir.semantic.frames.fingerprint import fingerprint_columns, fingerprint_json
 from recbole_choir.semantic.soft.files import soft_arrow, soft_vectors_arrow
@@ -183,7 +184,7 @@ def read_manifest(table: str | Path) -> dict[str, Any]:
     """
     path = Path(table) / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         line = " ".join(str(error).split())
         raise TableError(f"{path}: not a readable manifest of a semantic table: {line}") from None

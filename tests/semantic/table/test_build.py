@@ -345,7 +345,7 @@ class TestRecipe:
         with pytest.raises(ConfigError, match=r"did you mean 'behaviour'\?"):
             load_recipe("behavior")
         path.write_text("input: [")
-        with pytest.raises(ConfigError, match="not valid YAML"):
+        with pytest.raises(ConfigError, match="not YAML"):
             load_recipe(path)
         path.write_text("- text")
         with pytest.raises(ConfigError, match="key: value"):
