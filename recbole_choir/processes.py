@@ -16,6 +16,17 @@ from typing import Final, NoReturn
 INTERRUPTED: Final = 130
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process of that number is at work on this machine."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def end_with_parent() -> None:
     """End this process when the one that started it is gone, killed ones included.
 

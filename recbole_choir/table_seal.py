@@ -164,9 +164,7 @@ def check_seal(folder: Path, manifest: Mapping[str, Any], everything: bool = Fal
     )
     for name in READ:
         if name not in files and (folder / name).exists():
-            raise TableError(
-                f"{folder / name}: expected no such file, as when the table was sealed"
-            )
+            raise TableError(f"{folder}: expected no {name}, as when it was sealed, got one")
     for name, want in files.items():
         path = folder / name
         if not everything and name not in READ:

@@ -34,6 +34,7 @@ from recbole_choir.experiments.runs import (
     write_failure,
 )
 from recbole_choir.experiments.tuning import Search, Trial, Tuning, open_storage
+from recbole_choir.files import sweep
 from recbole_choir.processes import Interrupts, interrupts_held, start_worker
 
 #: Starts a run in a slot and returns its future.
@@ -314,6 +315,7 @@ def run_missing(
             interrupt ends this process and them at once.
         OSError: The record of a failed run could not be written; the other runs have ended.
     """
+    sweep(out)
     state = open_progress(plan, out)
     queue = [(progress, run) for progress in state.values() for run in progress.ready()]
     running: dict[Future[None], tuple[Progress, Run, int]] = {}

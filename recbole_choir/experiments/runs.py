@@ -148,7 +148,7 @@ def _run(run: Run, out: str, threads: int, gpu: int | None) -> None:
     if source.with_suffix(".npz").exists():
         # before the record, so that a record never lacks its predictions
         os.replace(source.with_suffix(".npz"), path.with_suffix(".npz"))
-    records.write_json(path, {**result["record"], **run.asked()})
+    records.keep_record(path, {**result["record"], **run.asked()})
     source.unlink()  # after it, so that a kill in between loses nothing
 
 

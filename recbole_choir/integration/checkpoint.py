@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 import pickle
 import random
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -204,6 +206,7 @@ def load(
         what = "expected a file, got a folder" if path.is_dir() else "no such file"
         raise CheckpointError(f"checkpoint {path}: {what}")
     try:
+        _check_sums(path)
         payload = torch.load(path, map_location=map_location, weights_only=not trust_pickle)
     except pickle.UnpicklingError as error:
         if trust_pickle or not _is_whole(path):
@@ -214,7 +217,7 @@ def load(
         ) from error
     except (
         *(OSError, RuntimeError, EOFError, ValueError, LookupError, AssertionError),
-        *(OverflowError, MemoryError, zipfile.BadZipFile),
+        *(OverflowError, MemoryError, struct.error, zlib.error, zipfile.BadZipFile),
     ) as error:
         raise CheckpointError(
             f"checkpoint {path}: damaged or not a checkpoint ({_one_line(error)})"
@@ -229,6 +232,20 @@ def load(
             f"checkpoint {path}: expected one of model {expect_model}, got {checkpoint.model}"
         )
     return checkpoint
+
+
+def _check_sums(path: Path) -> None:
+    """Compare an archive with its checksums, which torch writes and does not read.
+
+    Raises:
+        ValueError, OSError, zipfile.BadZipFile: It is damaged.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        bad = archive.testzip()
+    if bad is not None:
+        raise ValueError(f"{bad} is not what was written")
 
 
 def _from_payload(path: Path, payload: Any, trust_pickle: bool) -> Checkpoint:

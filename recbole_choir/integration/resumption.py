@@ -286,7 +286,7 @@ def same_run(
             f"epochs {then.get('epochs')} there and {now.get('epochs')} here, over which "
             f"lr_schedule '{now['lr_schedule']}' spreads the learning rate"
         )
-    if state.epoch >= int(now.get("epochs") or 0) and more:
+    if state.epoch >= int(now.get("epochs") or 0):
         problems.append(f"{state.epoch + 1} epochs trained there and epochs {now['epochs']} here")
     of_rows = state.extra.get("rows")
     if isinstance(of_rows, Mapping) and rows is not None:

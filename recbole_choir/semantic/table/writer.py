@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from recbole_choir.errors import TableError
 from recbole_choir.files import parse_json
+from recbole_choir.processes import is_alive
 from recbole_choir.semantic.frames.fingerprint import fingerprint_columns, fingerprint_json
 from recbole_choir.semantic.soft.files import soft_arrow, soft_vectors_arrow
 from recbole_choir.semantic.soft.groups import SoftContent
@@ -332,24 +333,13 @@ def _sweep(out: Path) -> None:
     for state in ("replaced", "writing"):
         for left in sorted(out.parent.glob(f".{out.name}.{state}-{socket.gethostname()}-*")):
             pid = left.name.rsplit("-", 1)[1]
-            if not pid.isdigit() or _is_alive(int(pid)):
+            # what bears our own number was left by an earlier process
+            if not pid.isdigit() or (int(pid) != os.getpid() and is_alive(int(pid))):
                 continue
             if state == "replaced" and not out.exists():
                 left.rename(out)  # killed between the two renames: the old table goes back
             else:
                 shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return False  # what bears our own number was left by an earlier process
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _refuse_strangers(out: Path) -> None:
