@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -198,14 +199,24 @@ def read_mapping(content: Any) -> OwnMapping:
         raise DataError(
             f"{_ROOT}: field '{twice}' has two columns; rename one: {{column: {twice}, as: other}}"
         )
+    separator = _text(csv, "separator", f"{_ROOT}.csv", optional=True) or ","
+    if len(separator) != 1 or separator in '\r\n"':
+        raise DataError(f"{_ROOT}.csv.separator: expected one character, got {separator!r}")
+    encoding = _text(csv, "encoding", f"{_ROOT}.csv", optional=True) or "utf-8-sig"
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        raise DataError(
+            f"{_ROOT}.csv.encoding: no encoding named '{encoding}', expected one such as latin-1"
+        ) from None
     return OwnMapping(
         folder=_text(top, "folder", _ROOT, optional=True),
         interactions=interactions,
         users=users,
         items=items,
         negatives=_negatives(top, interactions.label),
-        separator=_text(csv, "separator", f"{_ROOT}.csv", optional=True) or ",",
-        encoding=_text(csv, "encoding", f"{_ROOT}.csv", optional=True) or "utf-8-sig",
+        separator=separator,
+        encoding=encoding,
         missing=tuple(_texts(top.get("missing", []), f"{_ROOT}.missing")),
     )
 
@@ -228,6 +239,12 @@ def _interactions(content: Any) -> Interactions:
         raise DataError(
             f"{where}.time: expected unit (of a number) or format (of a text), got both"
         )
+    form = _text(when, "format", f"{where}.time", optional=True)
+    if form is not None and not re.search(r"%[YyGcxDFs+]|ISO8601|mixed", form):
+        raise DataError(
+            f"{where}.time.format: expected a year in it, such as '%d/%m/%Y', got '{form}': every "
+            "time would lie in 1900"
+        )
     contexts = _columns(section.get("context", []), f"{where}.context")
     if section.get("query") is not None:
         query = _columns([section["query"]], f"{where}.query")[0]
@@ -238,7 +255,7 @@ def _interactions(content: Any) -> Interactions:
         item=_needed(section, "item", where),
         time=_needed(when, "column", f"{where}.time"),
         unit=unit,
-        time_format=_text(when, "format", f"{where}.time", optional=True),
+        time_format=form,
         label=_label(section, where),
         contexts=contexts,
     )
@@ -387,6 +404,12 @@ def _files(section: Mapping[str, Any], where: str) -> tuple[str, ...]:
         raise DataError(
             f"{where}.files: missing, expected a file or a pattern such as clicks-*.parquet"
         )
+    for name in files:
+        if not name or name.startswith(("/", "~")) or "\0" in name:
+            raise DataError(
+                f"{where}.files: expected a name inside {_ROOT}.folder, got '{name}'; say the "
+                "folder there"
+            )
     return tuple(files)
 
 

@@ -302,8 +302,16 @@ class RawFolder:
         try:
             yield from self._read(raw, path, report, rows)
         except UNREADABLE as err:
+            cure = "get the file again"
+            if isinstance(err, UnicodeDecodeError):
+                cure += ", or, of own data, say csv: {encoding: latin-1}"
             raise DataError(
-                f"{path}: cannot be read as {raw.encoding} text: {err}; get the file again"
+                f"{path}: cannot be read as {raw.encoding} text: {err}; {cure}"
+            ) from err
+        except pd.errors.ParserError as err:
+            reason = " ".join(str(err).split())
+            raise DataError(
+                f"{path}: cannot be read as a table: {reason}; is a quote not closed?"
             ) from err
         except pd.errors.EmptyDataError as err:
             raise DataError(f"{path}: is empty, expected columns {list(raw.columns)}") from err

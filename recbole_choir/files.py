@@ -112,7 +112,7 @@ def probe_folder(key: str, folder: str | Path) -> None:
         raise ConfigError(f"{key}: {path} cannot be written: {error.strerror or error}") from None
     if free < LEAST_ROOM:
         raise ConfigError(
-            f"{key}: {path}: expected {LEAST_ROOM >> 20} MiB of room, got {free >> 20}"
+            f"{key}: {path}: expected {LEAST_ROOM >> 20} MiB of room, got {free >> 20} MiB"
         )
 
 

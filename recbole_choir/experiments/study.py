@@ -27,6 +27,7 @@ missing; a failed run is a record with its error and is shown in the tables.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ from recbole_choir.processes import stop_at_once
 from recbole_choir.settings.complete import check
 from recbole_choir.settings.layers import merged, read_yaml
 
+#: Points of a grid for each cell; more are no study.
+MOST_TRIALS = 10_000
 #: In how many of its segments, from the first on, the rows of a study are tested.
 TESTED = 3
 
@@ -133,7 +136,7 @@ class _StudyFile(BaseModel):
 
     name: str | None = None
     datasets: Annotated[list[str], Field(min_length=1)]
-    seeds: Annotated[list[int], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32, strict=True)]], Field(min_length=1)]
     cells: Annotated[list[_CellFile], Field(min_length=1)]
     tune: _TuneFile | None = None
     common: dict[str, Any] | None = None
@@ -192,6 +195,20 @@ def _contradictions(content: Mapping[str, Any]) -> Iterator[str]:
                 f"segments: expected any of {', '.join(SEGMENT_NAMES)}, got '{segment}'"
                 f"{nearest(str(segment), SEGMENT_NAMES)}"
             )
+    for key in ("datasets", "seeds"):
+        values = content[key]
+        for value in dict.fromkeys(v for v in values if values.count(v) > 1):
+            yield f"{key}: expected values, all different, got {value!r} twice"
+    settings = {"common": content.get("common")}
+    settings |= {f"cells.{i}": cell.get("config") for i, cell in enumerate(content["cells"])}
+    for where, given in settings.items():
+        for key in ("model", "dataset", "seed"):
+            if key in (given or ()):
+                yield f"{where}: '{key}' is not set by settings, the study says it for every run"
+    grid = (content.get("tune") or {}).get("grid") or {}
+    trials = math.prod(len(values) for values in grid.values())
+    if trials > MOST_TRIALS:
+        yield f"tune.grid: expected at most {MOST_TRIALS:,} points, got {trials:,}"
     names = [str(cell.get("name", cell["model"])) for cell in content["cells"]]
     averages = content.get("averages") or ()
     rows = [*names, *(average["name"] for average in averages)]

@@ -16,7 +16,7 @@ from recbole_choir import record as records
 from recbole_choir.arguments import CommandParser
 from recbole_choir.data.table.semantic_table import SemanticTable
 from recbole_choir.errors import DataError, TableError
-from recbole_choir.files import write_whole
+from recbole_choir.files import probe_folder, write_whole
 from recbole_choir.report.plotly_figures import fragment
 from recbole_choir.report.png_figures import write_png
 from recbole_choir.report.records import RecordFolder
@@ -160,6 +160,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     if not (options.out.suffix or options.out.is_dir()):  # a browser goes by the ending
         options.out = options.out.with_suffix(".html")
+    probe_folder("--out", options.out.parent)
     shown = [Path(word).name if Path(word).is_absolute() else word for word in argv]
     out = write_report(
         options.records,
