@@ -15,6 +15,7 @@ stop leaves what was counted.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -36,7 +37,8 @@ from recbole_choir.record import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 START = 1_600_000_000
-SEEDS = 6
+SEEDS = 3
+WORKERS = 2
 EPOCHS = 24
 #: How long a worker may take to see that its parent is gone: it may be loading a library.
 PATIENCE = 60.0
@@ -154,7 +156,10 @@ def wait_for_epochs(work: Path, n: int, child: int) -> bool:
 
 
 def kill_training(kills: int, folder: Path, draw: random.Random) -> None:
-    import recbole_choir.quick_start  # noqa: F401  loaded once, for all children
+    # loaded once, for all children: what torch's optimisers and the table's builder load late
+    for module in ("torch._dynamo", "recbole_choir.quick_start"):
+        importlib.import_module(module)
+    importlib.import_module("recbole_choir.semantic.table.builder")
 
     counts: Counter[str] = Counter()
     seed = 0
@@ -201,10 +206,10 @@ def kill_training(kills: int, folder: Path, draw: random.Random) -> None:
 
 
 def compare(folder: Path, out: Path) -> subprocess.Popen[bytes]:
-    """The comparison in a process of its own: Base and DeepFM, six seeds, two workers."""
+    """The comparison in a process of its own: Base and DeepFM, three seeds, two workers."""
     command = [sys.executable, str(ROOT / "run_recbole_choir.py"), "compare", "--models=DeepFM"]
     command += ["--datasets=made-up", f"--config={folder / 'made-up.yaml'}", "--tune=0"]
-    command += [f"--seeds={SEEDS}", "--workers=2", "--epochs=2", "--learning_rate=0.01"]
+    command += [f"--seeds={SEEDS}", f"--workers={WORKERS}", "--epochs=2", "--learning_rate=0.01"]
     log = (folder / "log").open("ab")
     return subprocess.Popen([*command, "--out", str(out)], stdout=log, stderr=log, cwd=folder)
 
@@ -251,15 +256,17 @@ def check_end(out: Path, whole: dict[str, Any], counts: Counter[str]) -> None:
     counts["weights left"] += len(list((out / "runs").glob("*-weights")))
 
 
-def undisturbed(folder: Path) -> dict[str, Any]:
-    out = folder / "whole"
+def undisturbed(folder: Path) -> tuple[dict[str, Any], float]:
+    """Figures of a comparison that nobody kills, and the seconds that a worker of it takes."""
+    out, begun = folder / "whole", time.monotonic()
     if compare(folder, out).wait() != 0:
         raise SystemExit((folder / "log").read_text())
-    return {name: one for name, (_, one) in finished(out).items()}
+    whole = {name: one for name, (_, one) in finished(out).items()}
+    return whole, (time.monotonic() - begun) / (len(whole) / WORKERS)
 
 
 def kill_workers(kills: int, folder: Path, draw: random.Random) -> None:
-    whole, counts, turn = undisturbed(folder), Counter[str](), 0
+    (whole, pace), counts, turn = undisturbed(folder), Counter[str](), 0
     while counts["kills"] < kills:
         turn += 1
         out = folder / f"out-{turn}"
@@ -274,7 +281,7 @@ def kill_workers(kills: int, folder: Path, draw: random.Random) -> None:
                     if worker.pid not in known:
                         wants = draw.random() < 0.85 and counts["kills"] + killed < kills
                         known[worker.pid] = (
-                            time.monotonic() + draw.uniform(0.0, 8.0) if wants else None
+                            time.monotonic() + draw.uniform(0.0, pace) if wants else None
                         )
                     moment = known[worker.pid]
                     if moment is not None and time.monotonic() >= moment:
@@ -301,7 +308,7 @@ def kill_workers(kills: int, folder: Path, draw: random.Random) -> None:
 
 
 def kill_parents(kills: int, folder: Path, draw: random.Random) -> None:
-    whole, counts, turn = undisturbed(folder), Counter[str](), 0
+    (whole, pace), counts, turn = undisturbed(folder), Counter[str](), 0
     slowest = 0.0
     while counts["kills"] < kills:
         turn += 1
@@ -313,9 +320,13 @@ def kill_parents(kills: int, folder: Path, draw: random.Random) -> None:
             parent = psutil.Process(process.pid)
             workers: dict[int, psutil.Process] = {}
             wants = counts["kills"] < kills
-            moment = time.monotonic() + (draw.uniform(0.5, 15.0) if wants else 1e9)
-            while process.poll() is None and time.monotonic() < moment:
+            # one in five before it has started a worker, perhaps
+            early = draw.random() < 0.2
+            moment = time.monotonic() + draw.uniform(0.0, pace) if wants and early else None
+            while process.poll() is None and (moment is None or time.monotonic() < moment):
                 workers |= {w.pid: w for w in workers_of(parent)}
+                if wants and moment is None and workers:
+                    moment = time.monotonic() + draw.uniform(0.0, 2 * pace)
                 time.sleep(0.02)
             over = process.poll() is not None
             counts["starts"] += 1

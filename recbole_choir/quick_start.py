@@ -219,7 +219,7 @@ def _prepare_train_test(config: ChoirConfig, callback_fn: Callback | None) -> di
                 _save_predictions(path.with_suffix(".npz"), predictions, masks)
         except DataError:
             if not config["quiet"]:  # what was computed is shown all the same
-                console_report(content, path)
+                console_report(content, None)
             raise
         if not config["quiet"]:
             console_report(content, path)
