@@ -215,10 +215,10 @@ def compare(folder: Path, out: Path) -> subprocess.Popen[bytes]:
 
 
 def workers_of(process: psutil.Process) -> list[psutil.Process]:
-    """The workers of a comparison; what tracks its semaphores is none of them."""
+    """The workers of a comparison: what its server of copies has started."""
     try:
-        children = process.children(recursive=True)
-        return [c for c in children if "spawn_main" in " ".join(c.cmdline())]
+        servers = [c for c in process.children() if "forkserver" in " ".join(c.cmdline())]
+        return [worker for server in servers for worker in server.children()]
     except psutil.Error:
         return []
 
