@@ -37,6 +37,7 @@ from recbole_choir.record import versions
 ROOT = Path(__file__).resolve().parent.parent
 START = 1_600_000_000
 SEEDS = 6
+EPOCHS = 24
 #: How long a worker may take to see that its parent is gone: it may be loading a library.
 PATIENCE = 60.0
 
@@ -76,7 +77,7 @@ def settings(folder: Path, work: Path, seed: int) -> dict[str, Any]:
         "data_path": str(folder / "data"),
         "load_col": json.loads((folder / "made-up.yaml").read_text())["load_col"],
         "seed": seed,
-        "epochs": 24,
+        "epochs": EPOCHS,
         "stopping_step": 99,
         "train_batch_size": 128,
         "embedding_size": 4,
@@ -105,7 +106,7 @@ def train(folder: Path, work: Path, seed: int) -> int:
         os.dup2(log, 2)
         from recbole_choir.quick_start import run
 
-        found = sorted((work / "saved").glob("*-last.pth"), key=lambda p: p.stat().st_mtime)
+        found = sorted((work / "saved").glob("[!.]*-last.pth"), key=lambda p: p.stat().st_mtime)
         last = {"resume": str(found[-1])} if found else {}
         run("ChoirRec", "made-up", config_dict={**settings(folder, work, seed), **last})
         code = 0
@@ -121,14 +122,14 @@ def outcome(work: Path) -> Any:
     """What a finished run has left: every figure of its record, and the bits of its weights."""
     import torch
 
-    (path,) = (work / "records").glob("*.json")
+    (path,) = (work / "records").glob("[!.]*.json")
     record = json.loads(path.read_text())
     for entry in record["history"]:
         for name in ("seconds", "rows_per_second", "valid_seconds"):
             entry.pop(name)
         for one in entry["validations"]:
             one.pop("seconds")
-    (last,) = sorted((work / "saved").glob("*-last.pth"))[-1:]
+    (last,) = sorted((work / "saved").glob("[!.]*-last.pth"))[-1:]
     state = torch.load(last, weights_only=True)["state_dict"]
     weights = {k: v.numpy().tobytes().hex() for k, v in state.items() if torch.is_tensor(v)}
     kept = ("test", "segments", "best_valid", "best_epoch", "history", "table", "rows")
@@ -138,6 +139,18 @@ def outcome(work: Path) -> Any:
 def stale(work: Path) -> int:
     """Unfinished files that killed processes have left."""
     return sum(1 for p in work.rglob(".writing-*") if p.is_file())
+
+
+def wait_for_epochs(work: Path, n: int, child: int) -> bool:
+    """Wait until a process has written ``n`` checkpoints; False if it ends before."""
+    seen: set[int] = {p.stat().st_mtime_ns for p in (work / "saved").glob("[!.]*-last.pth")}
+    before = len(seen)
+    while len(seen) < before + n:
+        if psutil.Process(child).status() == psutil.STATUS_ZOMBIE:
+            return False
+        seen |= {p.stat().st_mtime_ns for p in (work / "saved").glob("[!.]*-last.pth")}
+        time.sleep(0.002)
+    return True
 
 
 def kill_training(kills: int, folder: Path, draw: random.Random) -> None:
@@ -153,20 +166,25 @@ def kill_training(kills: int, folder: Path, draw: random.Random) -> None:
         seconds = time.perf_counter() - begun
         if status:
             raise SystemExit((whole / "log").read_text())
+        training = json.loads(next((whole / "records").glob("*.json")).read_text())["seconds"]
+        epoch = training["train"] / EPOCHS
         over = False
         while not over:
             child = train(folder, work, seed)
             if counts["kills"] < kills:
-                time.sleep(draw.uniform(0.0, 0.7) * seconds)
+                epochs = draw.randrange(6)
+                if epochs and wait_for_epochs(work, epochs, child):
+                    time.sleep(draw.uniform(0.0, epoch))
+                elif not epochs:
+                    time.sleep(draw.uniform(0.0, seconds - training["train"]))
                 os.kill(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
             if os.WIFSIGNALED(status):
                 counts["kills"] += 1
-                trained = list((work / "saved").glob("*-last.pth"))
+                trained = list((work / "saved").glob("[!.]*-last.pth"))
                 counts["with a checkpoint" if trained else "before the first epoch"] += 1
                 counts["unfinished files left"] += stale(work)
             elif status:
-                counts["failed"] += 1
                 raise SystemExit((work / "log").read_text())
             over = os.WIFEXITED(status)
         counts["runs"] += 1
@@ -201,7 +219,7 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
 
 
 def records(out: Path) -> dict[str, dict[str, Any]]:
-    return {p.name: json.loads(p.read_text()) for p in out.glob("*.json")}
+    return {p.name: json.loads(p.read_text()) for p in out.glob("[!.]*.json")}
 
 
 def figures(record: dict[str, Any]) -> Any:
@@ -210,7 +228,8 @@ def figures(record: dict[str, Any]) -> Any:
 
 def finished(out: Path) -> dict[str, tuple[int, Any]]:
     """Finished records with the moment they were written."""
-    found = {name: one for name, one in records(out).items() if "error" not in one}
+    # an average of two seeds is a record too, and no run
+    found = {name: one for name, one in records(out).items() if "best_valid" in one}
     return {n: ((out / n).stat().st_mtime_ns, figures(one)) for n, one in found.items()}
 
 
@@ -294,7 +313,7 @@ def kill_parents(kills: int, folder: Path, draw: random.Random) -> None:
             parent = psutil.Process(process.pid)
             workers: dict[int, psutil.Process] = {}
             wants = counts["kills"] < kills
-            moment = time.monotonic() + (draw.uniform(0.5, 25.0) if wants else 1e9)
+            moment = time.monotonic() + (draw.uniform(0.5, 15.0) if wants else 1e9)
             while process.poll() is None and time.monotonic() < moment:
                 workers |= {w.pid: w for w in workers_of(parent)}
                 time.sleep(0.02)

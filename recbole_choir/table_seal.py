@@ -51,7 +51,8 @@ _KEYS: Final = (
     tf.GROUP_ID,
     tf.MEMBER,
 )
-_FINGERPRINT: Final = 32
+#: Two hashes of each row, 64 bits each.
+_STARTS: Final = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))
 
 
 @dataclass(frozen=True)
@@ -88,19 +89,29 @@ def stamp_rows(
     Returns:
         One stamp a moment. The same rows give the same stamps in any order and numbering.
     """
-    rows = np.empty((len(time), 4), "<u8")
-    rows[:, 0] = (np.asarray(time, np.float64) + 0.0).view(np.uint64)
-    for column, ids, at in ((1, users, user), (2, items, item)):
-        rows[:, column] = _hashed(ids)[at]
-    rows[:, 3] = np.asarray(label).astype(np.uint64)
-    order = np.lexsort((rows[:, 3], rows[:, 2], rows[:, 1], np.asarray(time, np.float64)))
-    rows, ends = rows[order], np.searchsorted(np.asarray(time)[order], moments, side="left")
-    digest, out, start = hashlib.sha256(), [], 0
-    for end in ends:
-        digest.update(rows[start:end].tobytes())
-        out.append(RowsStamp(int(end), digest.copy().hexdigest()[:_FINGERPRINT]))
-        start = end
-    return out
+    moment = (np.asarray(time, np.float64) + 0.0).view(np.uint64)
+    who, what = _hashed(users)[user], _hashed(items)[item]
+    outcome = np.asarray(label).astype(np.uint64)
+    # the first snapshot that knows the row, 0 to S
+    known = np.searchsorted(np.asarray(moments, np.float64), time, side="right")
+    hashes = []
+    for start in _STARTS:
+        row = _mixed(_mixed(_mixed(what + outcome + start) ^ who) ^ moment)
+        # sums wrap around; they are the same in whatever order
+        parts = [row[known == k].sum(dtype=np.uint64) for k in range(len(moments))]
+        hashes.append(np.cumsum(parts, dtype=np.uint64))
+    counts = np.cumsum(np.bincount(known, minlength=len(moments) + 1))
+    return [
+        RowsStamp(int(n), "".join(f"{int(h[k]):016x}" for h in hashes))
+        for k, n in enumerate(counts[: len(moments)])
+    ]
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Each number as another, every bit of which depends on every bit (SplitMix64's last step)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
 def _hashed(ids: Sequence[str]) -> NDArray[np.uint64]:

@@ -29,6 +29,8 @@ from recbole_choir.files import parse_json, write_whole
 PACK: Final = "records.jsonl.xz"
 #: Bytes of its lines; those of all records of docs/ are a few per cent of it.
 LARGEST_PACK: Final = 1 << 30
+#: Records among the files of a folder; a hidden one is not whole yet (``files.whole_file``).
+_RECORDS: Final = "[!.]*.json"
 #: Folder of summaries: each start of a study writes them whole, so the newest is the right one.
 SUMMARY: Final = "summary"
 #: Folder in which runs that are not over keep what they have.
@@ -53,7 +55,7 @@ def read_records(folder: Path) -> dict[str, Any]:
         found = dict(_read_pack(folder))
     else:
         found = _packed(folder)
-        found |= {path.name: _read_file(path) for path in folder.glob("*.json")}
+        found |= {path.name: _read_file(path) for path in folder.glob(_RECORDS)}
     return {name: found[name] for name in sorted(found) if "/" not in name}
 
 
@@ -144,7 +146,7 @@ def _check_folder(folder: Path) -> None:
 
 def _plain(folder: Path) -> Iterator[Path]:
     """Files of records in a folder and below it."""
-    for path in sorted(folder.rglob("*.json")):
+    for path in sorted(folder.rglob(_RECORDS)):
         if _UNFINISHED not in path.relative_to(folder).parts[:-1]:
             yield path
 
