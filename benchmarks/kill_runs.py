@@ -22,6 +22,7 @@ import platform
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -257,12 +258,18 @@ def check_end(out: Path, whole: dict[str, Any], counts: Counter[str]) -> None:
 
 
 def undisturbed(folder: Path) -> tuple[dict[str, Any], float]:
-    """Figures of a comparison that nobody kills, and the seconds that a worker of it takes."""
-    out, begun = folder / "whole", time.monotonic()
-    if compare(folder, out).wait() != 0:
+    """Figures of a comparison that nobody kills, and the seconds that a worker of it lives."""
+    process = compare(folder, folder / "whole")
+    parent, seen = psutil.Process(process.pid), {}
+    while process.poll() is None:
+        for worker in workers_of(parent):
+            first, _ = seen.get(worker.pid, (time.monotonic(), 0.0))
+            seen[worker.pid] = (first, time.monotonic())
+        time.sleep(0.02)
+    if process.returncode != 0:
         raise SystemExit((folder / "log").read_text())
-    whole = {name: one for name, (_, one) in finished(out).items()}
-    return whole, (time.monotonic() - begun) / (len(whole) / WORKERS)
+    whole = {name: one for name, (_, one) in finished(folder / "whole").items()}
+    return whole, statistics.median(last - first for first, last in seen.values())
 
 
 def kill_workers(kills: int, folder: Path, draw: random.Random) -> None:
@@ -326,7 +333,7 @@ def kill_parents(kills: int, folder: Path, draw: random.Random) -> None:
             while process.poll() is None and (moment is None or time.monotonic() < moment):
                 workers |= {w.pid: w for w in workers_of(parent)}
                 if wants and moment is None and workers:
-                    moment = time.monotonic() + draw.uniform(0.0, 2 * pace)
+                    moment = time.monotonic() + draw.uniform(0.0, pace * len(whole) / WORKERS)
                 time.sleep(0.02)
             over = process.poll() is not None
             counts["starts"] += 1
