@@ -578,7 +578,7 @@ def kill_runs() -> str:
                 )
                 if name in found
             ),
-            "runs in the end": str(found["runs"]),
+            "runs in the end": str(found.get("runs", "-")),
             "lost, run again, other than without kills": "; ".join(
                 f"{found[name]} {name}"
                 for name in (
