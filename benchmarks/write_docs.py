@@ -41,6 +41,7 @@ PAGES = tuple(
         "soft-groups",
         "profiles",
         "gaps",
+        "reliability",
     )
 )
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -563,6 +564,52 @@ def budgets() -> str:
     return to_markdown(pd.DataFrame.from_dict(rows, orient="index"), "records")
 
 
+def kill_runs() -> str:
+    """Counts of each mode of the benchmark, what must be 0 among them."""
+    record = _read("kill_runs")
+    rows = {
+        mode: {
+            "kills": str(found["kills"]),
+            "of them": "; ".join(
+                f"{found[name]} {name}"
+                for name in (
+                    *("before the first epoch", "with a checkpoint"),
+                    *("killed runs with a record that says so", "workers at work when killed"),
+                )
+                if name in found
+            ),
+            "runs in the end": str(found["runs"]),
+            "lost, run again, other than without kills": "; ".join(
+                f"{found[name]} {name}"
+                for name in (
+                    *("finished runs lost", "finished runs run again", "runs missing"),
+                    *("runs with other figures", "workers left", "wrong exit codes"),
+                )
+                if name in found
+            )
+            or f"{found['runs'] - found['bit-identical']} not bit-identical",
+        }
+        for mode in ("training", "compare", "parent")
+        if (found := record.get(mode))
+    }
+    return to_markdown(pd.DataFrame.from_dict(rows, orient="index"), "killed")
+
+
+def table_seal() -> str:
+    """Seconds that the seal of a table costs, next to what a run does anyhow."""
+    record = _read("table_seal")
+    whole = record["seconds"]["read_the_dataset"]
+    title = f"{record['dataset']}, {record['rows']:,} rows, {record['snapshots']} snapshots"
+    rows = {
+        name.replace("_", " "): {
+            "seconds": f"{s:.3f}",
+            "of reading the dataset": f"{s / whole:.1%}",
+        }
+        for name, s in record["seconds"].items()
+    }
+    return to_markdown(pd.DataFrame.from_dict(rows, orient="index"), title)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "attention": chosen_core(
         "attention", ("attention_entropy_history", "attention_logit_sd_history")
@@ -605,6 +652,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "soft-ml-1m": study("soft-ml-1m", ACTIVITY),
     "soft-ml-100k": study("soft-ml-100k", ACTIVITY),
     "gauc": gauc,
+    "kill-runs": kill_runs,
+    "table-seal": table_seal,
     "model-speed": model_speed,
     "rq-kmeans": rq_kmeans,
     "quantizers": quantizers,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from pathlib import Path
 
+from recbole_choir.arguments import CommandParser
 from recbole_choir.errors import ChoirError, DataError
 
 from .registry import ENVIRONMENT_KEY, adapters, find_raw, get_adapter
@@ -14,7 +14,7 @@ from .registry import ENVIRONMENT_KEY, adapters, find_raw, get_adapter
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return 0, or 2 after a user error."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m recbole_choir.dataset_adapters",
         description="Convert a dataset's official raw files to RecBole atomic files.",
     )
@@ -35,9 +35,9 @@ def main(argv: list[str] | None = None) -> int:
         metavar="NAME=VALUE",
         help="a choice of the adapter, e.g. negatives=popularity; kept in the manifest",
     )
-    args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
+        args = parser.parse_args(argv)
         adapter = get_adapter(args.dataset, _options(args.set))
         raw = find_raw(args.dataset, args.raw)
         out = Path(args.out) / args.dataset

@@ -194,7 +194,7 @@ class Adapter(ABC):
             )
         try:
             manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-        except json.JSONDecodeError:
+        except (OSError, ValueError, RecursionError):
             log.warning("%s: damaged %s, converting again", out, MANIFEST)
             return False
         if not isinstance(manifest, dict) or manifest.get("dataset") != self.name:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import lzma
 import os
 import re
 import shutil
 import tarfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ import requests
 from tqdm.auto import tqdm
 
 from recbole_choir.errors import DataError
+
+from .limits import LARGEST, Bounded, largest_content, too_large
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +137,8 @@ def unpack(archive: Path, names: Sequence[str], folder: Path) -> list[Path]:
         The raw files, each written whole or not at all.
 
     Raises:
-        DataError: The archive is damaged or lacks one of the names.
+        DataError: The archive is damaged, holds more than one of its size can, or lacks one of the
+            names.
     """
     found = []
     try:
@@ -142,16 +147,32 @@ def unpack(archive: Path, names: Sequence[str], folder: Path) -> list[Path]:
                 if name not in members:
                     raise DataError(f"{archive}: expected '{name}' in it, found none")
                 temporary = folder / f".{name}.{os.getpid()}"
-                with members[name]() as stream, temporary.open("wb") as file:
-                    shutil.copyfileobj(stream, file, _BLOCK)
-                os.replace(temporary, folder / name)
+                try:
+                    with members[name]() as stream, temporary.open("wb") as file:
+                        shutil.copyfileobj(Bounded(stream, archive), file, _BLOCK)
+                    os.replace(temporary, folder / name)
+                finally:
+                    temporary.unlink(missing_ok=True)
                 found.append(folder / name)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+    except _NO_ARCHIVE as error:
         line = " ".join(str(error).split())
         raise DataError(
             f"{archive}: cannot be unpacked: {line}; remove it and fetch again"
         ) from None
     return found
+
+
+#: What an archive that is damaged or of a kind that Python lacks raises; RuntimeError: a password.
+_NO_ARCHIVE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    EOFError,
+    OSError,
+    zlib.error,
+    lzma.LZMAError,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 @contextmanager
@@ -163,7 +184,13 @@ def _members(path: Path) -> Iterator[dict[str, Callable[[], IO[bytes]]]]:
             yield {n.rsplit("/", 1)[-1]: partial(archive.open, n) for n in names}
         return
     with tarfile.open(path) as tar:
-        files = [member for member in tar.getmembers() if member.isfile()]
+        files, total, limit = [], 0, largest_content(path)
+        for member in tar:
+            total += member.size
+            if total > limit:  # before its bytes are passed over to find the next
+                raise too_large(path, limit)
+            if member.isfile():
+                files.append(member)
         yield {m.name.rsplit("/", 1)[-1]: partial(_open_member, tar, m) for m in files}
 
 
@@ -194,6 +221,8 @@ def _receive(session: requests.Session, download: Download, part: Path, progress
         if start != (have if goes_on else 0):
             _forget(part)
             return False
+        if total is not None:
+            _check_room(download, part, total, start)
         _write_state(part, reply)
         with (
             part.open("ab" if goes_on else "wb") as file,
@@ -206,10 +235,32 @@ def _receive(session: requests.Session, download: Download, part: Path, progress
                 disable=not progress,
             ) as bar,
         ):
+            size = start
             for block in reply.iter_content(_BLOCK):
+                size += len(block)
+                if size > LARGEST:
+                    raise _too_much(download, size)
                 file.write(block)
                 bar.update(len(block))
     return total is None or _size(part) == total
+
+
+def _too_much(download: Download, size: int) -> DataError:
+    return DataError(
+        f"{download.url}: expected at most {LARGEST >> 20:,} MiB, got {size >> 20:,} MiB or more"
+    )
+
+
+def _check_room(download: Download, part: Path, total: int, have: int) -> None:
+    """Refuse a file that the disk has no room for, before its first byte."""
+    if total > LARGEST:
+        raise _too_much(download, total)
+    free = shutil.disk_usage(part.parent).free
+    if total - have > free:
+        raise DataError(
+            f"{download.url}: expected room for {total - have >> 20:,} MiB in {part.parent}, got "
+            f"{free >> 20:,} MiB"
+        )
 
 
 def _range(reply: requests.Response, goes_on: bool) -> tuple[int, int | None]:
@@ -231,7 +282,7 @@ def _read_state(part: Path) -> str | None:
     """What tells the server's file from another of its name, or None."""
     try:
         seen = json.loads(_state(part).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return seen.get("validator") if isinstance(seen, dict) else None
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from recbole_choir.arguments import CommandParser
 from recbole_choir.errors import DataError
 
 from .download import fetch, unpack
@@ -57,7 +57,7 @@ def download(name: str, raw_data_path: str | os.PathLike[str], progress: bool = 
 def main(argv: Sequence[str]) -> int:
     """``recbole-choir download NAME ... [--raw DIR]``."""
     offered = sorted(name for name, adapter in adapters().items() if adapter.downloads)
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="recbole-choir download",
         description="Fetch the official raw files of datasets; broken off, it goes on from there.",
         epilog=f"Can be fetched: {', '.join(offered)}. For the others the error says where to go.",

@@ -221,10 +221,13 @@ class OwnData(PositiveOnly):
         truth = values.str.strip().str.lower().map(_TRUTHS)
         if truth.isna().any():
             got = values[truth.isna()].iloc[0]
-            raise DataError(
-                f"{where}: expected 0 and 1 (or true and false), got '{got}'; a rating needs"
-                f" label: {{column: {label.column}, at_least: 4}}"
+            rating = pd.notna(pd.to_numeric(got, errors="coerce"))
+            cure = (
+                f"a rating needs label: {{column: {label.column}, at_least: 4}}"
+                if rating
+                else f"texts need action: {{column: {label.column}, positive: [..], negative: []}}"
             )
+            raise DataError(f"{where}: expected 0 and 1 (or true and false), got '{got}'; {cure}")
         return every, np.asarray(truth, dtype=np.int64)
 
     def _contexts(self, chunk: pd.DataFrame) -> pd.DataFrame:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from recbole_choir.errors import DataError, nearest
@@ -183,7 +185,9 @@ def read_mapping(content: Any) -> OwnMapping:
         content, _ROOT, ("folder", "interactions", "users", "items", "negatives", "csv", "missing")
     )
     if "interactions" not in top:
-        raise DataError(f"{_ROOT}: expected a section 'interactions', got {', '.join(top)}")
+        raise DataError(
+            f"{_ROOT}: expected a section 'interactions', got {', '.join(top) or 'none'}"
+        )
     interactions = _interactions(top["interactions"])
     users = _side(top.get("users"), "users")
     items = _side(top.get("items"), "items")
@@ -195,14 +199,24 @@ def read_mapping(content: Any) -> OwnMapping:
         raise DataError(
             f"{_ROOT}: field '{twice}' has two columns; rename one: {{column: {twice}, as: other}}"
         )
+    separator = _text(csv, "separator", f"{_ROOT}.csv", optional=True) or ","
+    if len(separator) != 1 or separator in '\r\n"':
+        raise DataError(f"{_ROOT}.csv.separator: expected one character, got {separator!r}")
+    encoding = _text(csv, "encoding", f"{_ROOT}.csv", optional=True) or "utf-8-sig"
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        raise DataError(
+            f"{_ROOT}.csv.encoding: no encoding named '{encoding}', expected one such as latin-1"
+        ) from None
     return OwnMapping(
         folder=_text(top, "folder", _ROOT, optional=True),
         interactions=interactions,
         users=users,
         items=items,
         negatives=_negatives(top, interactions.label),
-        separator=_text(csv, "separator", f"{_ROOT}.csv", optional=True) or ",",
-        encoding=_text(csv, "encoding", f"{_ROOT}.csv", optional=True) or "utf-8-sig",
+        separator=separator,
+        encoding=encoding,
         missing=tuple(_texts(top.get("missing", []), f"{_ROOT}.missing")),
     )
 
@@ -225,6 +239,12 @@ def _interactions(content: Any) -> Interactions:
         raise DataError(
             f"{where}.time: expected unit (of a number) or format (of a text), got both"
         )
+    form = _text(when, "format", f"{where}.time", optional=True)
+    if form is not None and not re.search(r"%[YyGcxDFs+]|ISO8601|mixed", form):
+        raise DataError(
+            f"{where}.time.format: expected a year in it, such as '%d/%m/%Y', got '{form}': every "
+            "time would lie in 1900"
+        )
     contexts = _columns(section.get("context", []), f"{where}.context")
     if section.get("query") is not None:
         query = _columns([section["query"]], f"{where}.query")[0]
@@ -235,7 +255,7 @@ def _interactions(content: Any) -> Interactions:
         item=_needed(section, "item", where),
         time=_needed(when, "column", f"{where}.time"),
         unit=unit,
-        time_format=_text(when, "format", f"{where}.time", optional=True),
+        time_format=form,
         label=_label(section, where),
         contexts=contexts,
     )
@@ -245,9 +265,15 @@ def _interactions(content: Any) -> Interactions:
 
 def _no_leak(read: Interactions, where: str) -> None:
     """What models may read of a row is neither its label, its time nor an id, under any name."""
-    never = {read.user: "the user", read.item: "the item", read.time: "the time"}
+    roles = {"user": read.user, "item": read.item, "time": read.time}
     if read.label.column is not None:
-        never[read.label.column] = "the label"
+        roles["label"] = read.label.column
+    for one, two in combinations(roles, 2):
+        if roles[one] == roles[two]:
+            raise DataError(
+                f"{where}: expected two columns for {one} and {two}, got '{roles[one]}' for both"
+            )
+    never = {column: f"the {role}" for role, column in roles.items()}
     for column in read.contexts:
         if column.column in never:
             raise DataError(
@@ -300,17 +326,19 @@ def _side(content: Any, name: str) -> Side | None:
             # Named as an attribute too: one field, read as the fuller of the two says.
             attributes = tuple(category if a is same else a for a in attributes)
     own = _needed(section, "id", where)
-    for column in (*attributes, *([] if category is None else [category])):
-        if column.column == own:
+    text = _texts(section.get("text", []), f"{where}.text")
+    used = [c.column for c in (*attributes, *([] if category is None else [category]))]
+    for column in (*used, *text):
+        if column == own:
             raise DataError(
-                f"{where}: column '{own}' is the id and cannot be an attribute as well: an id says "
-                "nothing of ids that training has not seen"
+                f"{where}: column '{own}' is the id and cannot be an attribute or text as well: "
+                "an id says nothing of ids that training has not seen"
             )
     return Side(
         files=_files(section, where),
         id=own,
         attributes=attributes,
-        text=tuple(_texts(section.get("text", []), f"{where}.text")),
+        text=tuple(text),
         category=category,
     )
 
@@ -376,6 +404,12 @@ def _files(section: Mapping[str, Any], where: str) -> tuple[str, ...]:
         raise DataError(
             f"{where}.files: missing, expected a file or a pattern such as clicks-*.parquet"
         )
+    for name in files:
+        if not name or name.startswith(("/", "~")) or "\0" in name:
+            raise DataError(
+                f"{where}.files: expected a name inside {_ROOT}.folder, got '{name}'; say the "
+                "folder there"
+            )
     return tuple(files)
 
 

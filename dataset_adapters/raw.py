@@ -12,6 +12,7 @@ import lzma
 import tarfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from recbole_choir.errors import DataError
+
+from .limits import Bounded
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,8 @@ UNREADABLE = (
     lzma.LZMAError,
     tarfile.TarError,
     zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,  # a zip of a method that Python lacks
 )
 _BLOCK = 1 << 20
 _MAX_EXAMPLES = 3
@@ -222,19 +227,25 @@ def file_sha256(path: Path) -> str:
 
 def _open(path: Path, stack: ExitStack) -> IO[bytes]:
     """Open a plain or compressed file for reading bytes."""
+    if path.suffix not in SUFFIXES[1:]:
+        return stack.enter_context(path.open("rb"))
+    return io.BufferedReader(Bounded(_decompressed(path, stack), path), _BLOCK)
+
+
+def _decompressed(path: Path, stack: ExitStack) -> IO[bytes]:
     if path.suffix == ".gz":
         return cast("IO[bytes]", stack.enter_context(gzip.open(path, "rb")))
     if path.suffix == ".xz":
         return stack.enter_context(lzma.open(path, "rb"))
     if path.suffix == ".bz2":
         return stack.enter_context(bz2.open(path, "rb"))
-    if path.suffix == ".zip":
-        archive = stack.enter_context(zipfile.ZipFile(path))
-        members = [m for m in archive.namelist() if not m.endswith("/")]
-        if len(members) != 1:
-            raise DataError(f"{path}: expected a zip with one file, got {len(members)}; unpack it")
-        return stack.enter_context(archive.open(members[0]))
-    return stack.enter_context(path.open("rb"))
+    archive = stack.enter_context(zipfile.ZipFile(path))
+    members = [m for m in archive.infolist() if not m.is_dir()]
+    if len(members) != 1:
+        raise DataError(f"{path}: expected a zip with one file, got {len(members)}; unpack it")
+    if members[0].flag_bits & 1:
+        raise DataError(f"{path}: expected a zip without a password; unpack it")
+    return stack.enter_context(archive.open(members[0]))
 
 
 class RawFolder:
@@ -291,8 +302,16 @@ class RawFolder:
         try:
             yield from self._read(raw, path, report, rows)
         except UNREADABLE as err:
+            cure = "get the file again"
+            if isinstance(err, UnicodeDecodeError):
+                cure += ", or, of own data, say csv: {encoding: latin-1}"
             raise DataError(
-                f"{path}: cannot be read as {raw.encoding} text: {err}; get the file again"
+                f"{path}: cannot be read as {raw.encoding} text: {err}; {cure}"
+            ) from err
+        except pd.errors.ParserError as err:
+            reason = " ".join(str(err).split())
+            raise DataError(
+                f"{path}: cannot be read as a table: {reason}; is a quote not closed?"
             ) from err
         except pd.errors.EmptyDataError as err:
             raise DataError(f"{path}: is empty, expected columns {list(raw.columns)}") from err

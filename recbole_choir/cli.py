@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Final
 
 from recbole_choir import record
 from recbole_choir.datasets import known_datasets
-from recbole_choir.errors import ChoirError
+from recbole_choir.errors import ChoirError, ConfigError, nearest
 from recbole_choir.settings.catalogue import known_models
 from recbole_choir.settings.complete import check
 from recbole_choir.settings.layers import parse_cli
@@ -27,6 +28,7 @@ usage: run_recbole_choir.py --model=MODEL [--dataset=DATASET]
        recbole-choir report FOLDER --out PAGE   records as one HTML page; see report --help
        recbole-choir download NAME --raw DIR    a dataset's official files; see download --help
        recbole-choir check DATASET              a dataset's files looked at; see check --help
+       recbole-choir tables check|seal FOLDER   a semantic table's seal; see tables --help
        recbole-choir settings [MODEL]           every setting with its default and meaning
 
   --model=ChoirRec         a model of this package or any context-aware model of RecBole,
@@ -52,6 +54,9 @@ def _command(module: str) -> Callable[[Sequence[str]], int]:
     return run
 
 
+#: What torch says of memory, on a CPU and on a GPU.
+_OUT_OF_MEMORY: Final = re.compile("not enough memory|allocate memory|out of memory", re.I)
+
 COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "study": _command("experiments.study"),
     "compare": _command("experiments.compare_command"),
@@ -61,6 +66,7 @@ COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "settings": _command("settings.pages"),
     "check": _command("file_findings"),
     "records": _command("experiments.records_command"),
+    "tables": _command("tables_command"),
 }
 
 
@@ -84,6 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--list" in argv:
             _print_known()
             return 0
+        if not argv[0].startswith("-"):
+            words = ", ".join(COMMANDS)
+            raise ConfigError(
+                f"command line: expected --key=value or one of {words}, got {argv[0]!r}"
+                f"{nearest(argv[0], COMMANDS)}"
+            )
         cli = parse_cli(argv)
         model = cli.pop("model", None)
         if model is None:
@@ -101,7 +113,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        print(
+            "error: the machine has too little memory for these settings: expected smaller ones of "
+            f"train_batch_size, eval_batch_size or embedding_size ({_line(error)})",
+            file=sys.stderr,
+        )
+        return 2
     return 0
+
+
+def _line(error: BaseException, longest: int = 300) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def _tell_a_bug(
@@ -118,10 +147,9 @@ def _tell_a_bug(
     if last is not None:
         place = f" at {Path(last.tb_frame.f_code.co_filename).name}:{last.tb_lineno}"
     versions = ", ".join(f"{n} {v}" for n, v in record.versions().items() if v)
-    text = " ".join(str(error).split())
     print(
-        f"a bug of recbole-choir, please report it: {kind.__name__}: {text}{place} ({versions}); "
-        "--debug shows the traceback",
+        f"a bug of recbole-choir, please report it to its issues with this line: {kind.__name__}: "
+        f"{_line(error)}{place} ({versions}); --debug shows the traceback",
         file=sys.stderr,
     )
 

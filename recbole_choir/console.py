@@ -40,7 +40,9 @@ def segment_table(record: dict[str, Any]) -> Table:
     return table
 
 
-def console_report(record: dict[str, Any], path: Path, console: Console | None = None) -> None:
+def console_report(
+    record: dict[str, Any], path: Path | None, console: Console | None = None
+) -> None:
     """Print a record the way a person reads it: the table, the times, where the record is."""
     console = console or Console()
     console.print(segment_table(record))
@@ -51,4 +53,5 @@ def console_report(record: dict[str, Any], path: Path, console: Console | None =
         f"prepared in {seconds['prepare']:.0f} s, trained in {seconds['train']:.0f} s, "
         f"tested in {seconds['test']:.0f} s"
     )
-    console.print(f"record: {path}", soft_wrap=True)
+    if path is not None:
+        console.print(f"record: {path}", soft_wrap=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from recbole_choir.arguments import CommandParser
 from recbole_choir.data.file_checks import Expected, Finding, check_files
 from recbole_choir.datasets import atomic_config, ensure_atomic_files
+from recbole_choir.errors import nearest
 from recbole_choir.settings.base import ConfigLike, read
 from recbole_choir.settings.complete import check
 from recbole_choir.settings.layers import parse_cli
@@ -36,7 +38,20 @@ def findings_of(config: ConfigLike) -> list[Finding]:
     past = read(config, "history_file")
     if past:
         files.append((folder / f"{name}.{past}", "past"))
-    return check_files([(path, kind) for path, kind in files if path.is_file()], expected(config))
+    more = read(config, "additional_feat_suffix", ())
+    for suffix in [more] if isinstance(more, str) else more:
+        files.append((folder / f"{name}.{suffix}", "more"))
+    needed = [
+        path for path, kind in files if kind in ("inter", "past", "more") and not path.is_file()
+    ]
+    if needed and folder.is_dir():
+        some = sorted(path.name for path in folder.iterdir())
+        return [
+            Finding("error", path.name, "", f"no such file in {folder}{nearest(path.name, some)}")
+            for path in needed
+        ]
+    known = [(path, kind) for path, kind in files if path.is_file() and kind != "more"]
+    return check_files(known, expected(config))
 
 
 def expected(config: ConfigLike) -> Expected:
@@ -51,11 +66,27 @@ def expected(config: ConfigLike) -> Expected:
         separator=config["field_separator"],
         encoding=read(config, "encoding", "utf-8"),
         time_unit=read(config, "time_unit", "s"),
-        binary=not threshold,
-        read={} if loaded is None else {kind: set(names) for kind, names in loaded.items()},
+        threshold=next(iter(threshold.values()), None),
+        read={} if loaded is None else {kind: _listed(names) for kind, names in loaded.items()},
         contexts=tuple(read(config, "context_fields", ())),
+        attributes=_attributes(config),
+        title=read(config, "title_field"),
         dropped=frozenset(read(config, "val_interval", ())),
     )
+
+
+def _listed(names: Any) -> set[str] | None:
+    return None if names == "*" else set(names or ())
+
+
+def _attributes(config: ConfigLike) -> dict[str, set[str] | None]:
+    """Columns of ``.user`` and ``.item`` that models or groups may read; None: all of them."""
+    users, items = (read(config, f"{kind}_attr_fields") for kind in ("user", "item"))
+    more = [read(config, "category_field"), *read(config, "lift_fields", ())]
+    return {
+        "user": None if users is None else set(users),
+        "item": None if items is None else {*items, *more},
+    }
 
 
 def log_findings(found: Iterable[Finding]) -> list[Finding]:
@@ -73,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 where nothing is wrong (there may be warnings), 1 where a run would be refused.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="recbole-choir check",
         description="Look at a dataset's files as a run would, and tell all that is wrong.",
     )

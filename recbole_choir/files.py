@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
 from recbole_choir.errors import ConfigError
+from recbole_choir.processes import is_alive
 
 logger = logging.getLogger("recbole_choir")
 
 #: Room that a run wants at least for its record and checkpoint.
 LEAST_ROOM: Final = 32 << 20
+#: How the names of files begin that are not whole yet: what process writes them follows, and the
+#: machine's name tells them from those of others that write into the same folder.
+_UNFINISHED: Final = f".writing-{socket.gethostname()}-"
 
 
 @contextmanager
@@ -27,7 +33,7 @@ def whole_file(path: str | Path, durable: bool = False) -> Iterator[Path]:
 
     A reader sees the older file or the new one, never a half of it. If the block fails, what it
     wrote is gone and the older file untouched; a killed process leaves a hidden file that nothing
-    reads.
+    reads and :func:`sweep` removes.
 
     Args:
         path: The file; its folder is made where it is missing.
@@ -38,7 +44,7 @@ def whole_file(path: str | Path, durable: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{_UNFINISHED}{os.getpid()}-{path.name}")
     try:
         yield temporary
         if durable:
@@ -56,6 +62,35 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
+def sweep(folder: str | Path) -> list[Path]:
+    """Remove the unfinished files of :func:`whole_file` whose process on this machine is gone.
+
+    Returns:
+        What was removed; a log line counts it.
+    """
+    gone = []
+    for path in sorted(Path(folder).glob(f"{_UNFINISHED}*")):
+        pid = path.name[len(_UNFINISHED) :].split("-")[0]
+        if pid.isdigit() and not is_alive(int(pid)):
+            path.unlink(missing_ok=True)
+            gone.append(path)
+    if gone:
+        logger.info("%s: removed %d unfinished files of killed processes", folder, len(gone))
+    return gone
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Read JSON of others.
+
+    Raises:
+        ValueError: It is none, in whatever way; brackets in brackets a hundred thousand deep too.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def probe_folder(key: str, folder: str | Path) -> None:
     """Find out now, and not after hours of training, whether a folder can be written to.
 
@@ -71,12 +106,13 @@ def probe_folder(key: str, folder: str | Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path) as file:
             file.write(b"0" * 4096)
+        sweep(path)
         free = shutil.disk_usage(path).free
     except OSError as error:
         raise ConfigError(f"{key}: {path} cannot be written: {error.strerror or error}") from None
     if free < LEAST_ROOM:
         raise ConfigError(
-            f"{key}: {path}: expected {LEAST_ROOM >> 20} MiB of room, got {free >> 20}"
+            f"{key}: {path}: expected {LEAST_ROOM >> 20} MiB of room, got {free >> 20} MiB"
         )
 
 

@@ -21,10 +21,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from recbole_choir import record as records
 from recbole_choir.console import console_report
 from recbole_choir.datasets import ensure_atomic_files
-from recbole_choir.errors import Pruned
+from recbole_choir.errors import DataError, Pruned
 from recbole_choir.evaluator import Segments
 from recbole_choir.evaluator.norms import norms_by_activity
-from recbole_choir.files import probe_folder
+from recbole_choir.files import probe_folder, whole_file
 from recbole_choir.integration import (
     ChoirConfig,
     create_dataset,
@@ -35,6 +35,7 @@ from recbole_choir.integration import (
     init_logging,
     init_seed,
 )
+from recbole_choir.integration.part_checks import check_parts
 from recbole_choir.integration.predictions import user_vectors
 from recbole_choir.integration.warm_start import train_id_vectors, warm_start
 from recbole_choir.table_source import ensure_semantic_table
@@ -90,6 +91,7 @@ def run(
     ensure_atomic_files(config)
     data = create_dataset(config)
     data.build_splits()
+    check_parts(config, data)
     table = ensure_semantic_table(config, data, train_id_vectors)
     if table is not None:
         arguments["cli"]["semantic_table"] = str(table)
@@ -116,6 +118,7 @@ def _prepare_train_test(config: ChoirConfig, callback_fn: Callback | None) -> di
 
     data = create_dataset(config)
     data.build_splits()
+    check_parts(config, data)
     table = ensure_semantic_table(config, data, train_id_vectors)
     if table is not None:
         data.attach_semantic_table(table)
@@ -128,6 +131,7 @@ def _prepare_train_test(config: ChoirConfig, callback_fn: Callback | None) -> di
     model = create_model(config, data)
     warmed = None if warm is None else warm.load_into(model)
     trainer = get_trainer(config)(config, model)
+    trainer.rows = data.fingerprint()
     if config["resume"]:
         trainer.resume_checkpoint(config["resume"])
     head = {
@@ -209,17 +213,14 @@ def _prepare_train_test(config: ChoirConfig, callback_fn: Callback | None) -> di
     path = None
     if distributed.rank() == 0:
         path = _record_path(config, content)
-        records.write_json(path, content)
-        if config["save_predictions"]:
-            np.savez_compressed(
-                path.with_suffix(".npz"),
-                scores=predictions.scores.astype(np.float32),
-                labels=predictions.labels.astype(np.int8),
-                users=predictions.users,
-                items=predictions.items,
-                segments=np.stack(list(masks.values()), axis=1),
-                segment_names=np.array(list(masks)),
-            )
+        try:
+            records.keep_record(path, content)
+            if config["save_predictions"]:
+                _save_predictions(path.with_suffix(".npz"), predictions, masks)
+        except DataError:
+            if not config["quiet"]:  # what was computed is shown all the same
+                console_report(content, None)
+            raise
         if not config["quiet"]:
             console_report(content, path)
     return {
@@ -230,6 +231,26 @@ def _prepare_train_test(config: ChoirConfig, callback_fn: Callback | None) -> di
         "record": content,
         "record_path": None if path is None else str(path),
     }
+
+
+def _save_predictions(path: Path, predictions: Any, masks: dict[str, Any]) -> None:
+    """The scores of the test rows next to the record, whole or not at all."""
+    try:
+        with whole_file(path) as temporary:
+            np.savez_compressed(
+                temporary,
+                scores=predictions.scores.astype(np.float32),
+                labels=predictions.labels.astype(np.int8),
+                users=predictions.users,
+                items=predictions.items,
+                segments=np.stack(list(masks.values()), axis=1),
+                segment_names=np.array(list(masks)),
+            )
+    except OSError as error:
+        raise DataError(
+            f"predictions {path}: cannot be written: {error.strerror or error}; the record is "
+            f"whole: {path.with_suffix('.json')}"
+        ) from None
 
 
 def _pruned(
@@ -255,7 +276,7 @@ def _pruned(
     path = None
     if distributed.rank() == 0:
         path = _record_path(config, content)
-        records.write_json(path, content)
+        records.keep_record(path, content)
     return {
         "best_valid_score": trainer.best_valid_score,
         "valid_score_bigger": config["valid_metric_bigger"],

@@ -7,12 +7,14 @@ import json
 import math
 import platform
 import re
+import tempfile
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from recbole_choir.files import write_whole
+from recbole_choir.errors import DataError
+from recbole_choir.files import parse_json, write_whole
 
 PACKAGES = (
     "recbole-choir",
@@ -70,14 +72,40 @@ def strict(value: Any) -> Any:
 
 def write_json(path: Path, content: Any) -> Path:
     """Write strict JSON so that a reader never sees half a file: temporary name, then rename."""
-    text = json.dumps(strict(content), indent=1, sort_keys=True, default=str, allow_nan=False)
-    write_whole(path, text + "\n")
+    write_whole(path, json_text(content) + "\n")
     return path
+
+
+def json_text(content: Any) -> str:
+    """Strict JSON, its keys sorted."""
+    return json.dumps(strict(content), indent=1, sort_keys=True, default=str, allow_nan=False)
+
+
+def keep_record(path: Path, content: Any) -> None:
+    """Write a record; where its folder takes none any more, somewhere else, and say where.
+
+    Raises:
+        DataError: The record is not where it should be (a full disk, a folder without rights): it
+            is kept in the folder for temporary files, or on standard output.
+    """
+    try:
+        write_json(path, content)
+        return
+    except OSError as error:
+        reason = error.strerror or str(error)
+    other = Path(tempfile.gettempdir()) / path.name
+    try:
+        write_json(other, content)
+        where = f"in {other}"
+    except OSError:
+        print(json_text(content), flush=True)
+        where = "on standard output"
+    raise DataError(f"record {path}: cannot be written: {reason}; it is kept {where}")
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
-    return json.loads(path.read_text())
+    return parse_json(path.read_text(encoding="utf-8"))
 
 
 def now() -> str:

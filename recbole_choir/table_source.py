@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_choir.errors import ConfigError
+from recbole_choir.files import probe_folder
 
 
 def ensure_semantic_table(
@@ -35,6 +36,7 @@ def ensure_semantic_table(
         return None
     if str(choice) != "auto":
         return Path(str(choice))
+    probe_folder("semantic_dir", config["semantic_dir"])  # a table may take hours
     semantic = importlib.import_module("recbole_choir.semantic")
     overrides = dict(config["semantic"] or {})
     frames = dataset.semantic_frames()

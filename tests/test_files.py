@@ -137,3 +137,37 @@ def test_a_folder_is_probed_before_it_is_needed(
     monkeypatch.setattr(one_at_a_time, "LEAST_ROOM", 1 << 60)
     with pytest.raises(ConfigError, match=r"expected 1099511627776 MiB of room, got \d+"):
         one_at_a_time.probe_folder("record_dir", tmp_path)
+
+
+def test_what_killed_processes_left_is_swept_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "recbole_choir")
+    script = (
+        "import os, signal, sys\n"
+        "from recbole_choir.files import whole_file\n"
+        "with whole_file(sys.argv[1]) as path:\n"
+        "    path.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "m.pth")])
+    (left,) = tmp_path.iterdir()
+    assert left.name.endswith("-m.pth")
+    others = [tmp_path / "m.pth", tmp_path / ".hidden", tmp_path / ".writing-elsewhere-1-m.pth"]
+    for path in others:
+        path.write_text("whole")
+    with one_at_a_time.whole_file(tmp_path / "n.pth") as mine:
+        mine.write_text("at work")
+        assert one_at_a_time.sweep(tmp_path) == [left]
+        assert mine.exists(), "its process is at work"
+    assert sorted(tmp_path.iterdir()) == sorted([*others, tmp_path / "n.pth"])
+    assert "removed 1 unfinished files of killed processes" in caplog.text
+
+
+def test_a_folder_that_is_probed_is_swept(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    left = tmp_path / f"{one_at_a_time._UNFINISHED}{process.pid}-m.pth"
+    left.write_text("half")
+    one_at_a_time.probe_folder("checkpoint_dir", tmp_path)
+    assert not left.exists()

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from recbole_choir import record
+from recbole_choir.errors import DataError
+from recbole_choir.files import write_whole
 from recbole_choir.record import file_name, without_machine, write_json
 
 
@@ -38,3 +46,44 @@ def test_a_long_name_is_cut_and_stays_its_own() -> None:
     assert len(one) == len(two) == 100
     assert one != two
     assert file_name("x" * 100) == "x" * 100
+
+
+def test_a_record_that_its_folder_does_not_take_is_kept_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault put in: the disk of one folder is full."""
+    monkeypatch.setattr(record, "write_whole", _full_below(tmp_path / "full"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    path = tmp_path / "full" / "ml-100k-Base-1.json"
+    with pytest.raises(DataError) as caught:
+        record.keep_record(path, {"test": {"gauc": 0.7}})
+    assert str(caught.value) == (
+        f"record {path}: cannot be written: No space left on device; it is kept in "
+        f"{tmp_path / path.name}"
+    )
+    assert json.loads((tmp_path / path.name).read_text()) == {"test": {"gauc": 0.7}}
+
+
+def test_a_record_that_no_folder_takes_is_on_standard_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(record, "write_whole", _full_below(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(DataError, match="it is kept on standard output"):
+        record.keep_record(tmp_path / "r.json", {"test": {"gauc": 0.7}})
+    assert json.loads(capsys.readouterr().out) == {"test": {"gauc": 0.7}}
+
+
+def test_a_record_without_rights_to_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"r\.json: cannot be written: (Not a dir|File exists)"):
+        record.keep_record(tmp_path / "file" / "r.json", {"name": str(tmp_path)})
+
+
+def _full_below(folder: Path) -> Callable[[Path, str], None]:
+    def write(path: Path, text: str) -> None:
+        if folder in Path(path).parents:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write_whole(path, text)
+
+    return write

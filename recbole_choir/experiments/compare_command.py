@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from recbole_choir.arguments import CommandParser
 from recbole_choir.datasets import atomic_config, ensure_atomic_files
 from recbole_choir.errors import ConfigError
 from recbole_choir.experiments.markdown import write_pages
@@ -18,16 +19,17 @@ from recbole_choir.experiments.plan import Plan, make_plan, models_with, parse_s
 from recbole_choir.experiments.record_store import read_records
 from recbole_choir.experiments.runner import (
     Processes,
+    check_count,
     default_workers,
     open_progress,
     run_missing,
-    stop_at_once,
 )
 from recbole_choir.experiments.search_spaces import search_dir
 from recbole_choir.experiments.summary import State, collect, write_chosen, write_significance
 from recbole_choir.experiments.tables import to_markdown
 from recbole_choir.experiments.tuning import load_optuna
 from recbole_choir.files import the_only_one
+from recbole_choir.processes import stop_at_once
 from recbole_choir.settings.complete import check
 
 DESCRIPTION = """\
@@ -71,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = {word.partition("=")[0] for word in rest}
         rest += [word for word in FAST_SETTINGS if word.partition("=")[0] not in given]
     plan = _plan(options, rest)
-    if options.workers is not None and options.workers < 1:
-        raise ConfigError(f"--workers: expected at least 1, got {options.workers}")
+    for name in ("workers", "threads"):
+        check_count(name, getattr(options, name))
     if options.dry_run:
         print(dry_run(plan, options.out))
         return 0
@@ -196,7 +198,7 @@ def _names(text: str | None) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="recbole-choir compare",
         description=DESCRIPTION,
         epilog=EPILOG,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Final
 
 import pandas as pd
 
+from recbole_choir.arguments import CommandParser
 from recbole_choir.datasets import ensure_atomic_files
 from recbole_choir.errors import ConfigError
 from recbole_choir.experiments.tables import comparison, load_records
@@ -122,7 +122,7 @@ def downstream(study: Path, dataset: str) -> dict[str, dict[str, str]]:
 
 def main(argv: Sequence[str]) -> int:
     """``recbole-choir groups --dataset=NAME --out FOLDER [--study FOLDER] [--key=value ...]``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="recbole-choir groups",
         description=__doc__,
         epilog="Any other --key=value is a key of a run's configuration.",

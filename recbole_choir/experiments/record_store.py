@@ -19,14 +19,18 @@ import lzma
 import os
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from recbole_choir import record as records
 from recbole_choir.errors import DataError
-from recbole_choir.files import write_whole
+from recbole_choir.files import parse_json, write_whole
 
 PACK: Final = "records.jsonl.xz"
+#: Bytes of its lines; those of all records of docs/ are a few per cent of it.
+LARGEST_PACK: Final = 1 << 30
+#: Records among the files of a folder; a hidden one is not whole yet (``files.whole_file``).
+_RECORDS: Final = "[!.]*.json"
 #: Folder of summaries: each start of a study writes them whole, so the newest is the right one.
 SUMMARY: Final = "summary"
 #: Folder in which runs that are not over keep what they have.
@@ -51,7 +55,7 @@ def read_records(folder: Path) -> dict[str, Any]:
         found = dict(_read_pack(folder))
     else:
         found = _packed(folder)
-        found |= {path.name: _read_file(path) for path in folder.glob("*.json")}
+        found |= {path.name: _read_file(path) for path in folder.glob(_RECORDS)}
     return {name: found[name] for name in sorted(found) if "/" not in name}
 
 
@@ -142,7 +146,7 @@ def _check_folder(folder: Path) -> None:
 
 def _plain(folder: Path) -> Iterator[Path]:
     """Files of records in a folder and below it."""
-    for path in sorted(folder.rglob("*.json")):
+    for path in sorted(folder.rglob(_RECORDS)):
         if _UNFINISHED not in path.relative_to(folder).parts[:-1]:
             yield path
 
@@ -170,17 +174,52 @@ def _read_pack(path: Path) -> Mapping[str, Any]:
     return _parse(path, about.st_mtime_ns, about.st_size)
 
 
+#: What a file that is no pack raises.
+_NO_PACK: Final = (
+    OSError,
+    EOFError,
+    lzma.LZMAError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    TypeError,
+)
+
+
 @lru_cache(maxsize=16)
 def _parse(path: Path, _mtime: int, _size: int) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
     try:
-        for line in lzma.decompress(path.read_bytes()).splitlines():
-            content = json.loads(line)
+        for line in _decompressed(path).splitlines():
+            content = parse_json(line)
             name = content.pop("file")
+            if not isinstance(name, str) or _leaves(name):
+                raise ValueError(f"expected names of files in its folder, got {name!r}")
             found[name] = content["content"] if content.keys() == {"content"} else content
-    except (OSError, lzma.LZMAError, ValueError, KeyError, AttributeError) as error:
+    except _NO_PACK as error:
         raise DataError(f"{path}: not packed records: {' '.join(str(error).split())}") from None
     return found
+
+
+def _leaves(name: str) -> bool:
+    """Whether a name in a pack points out of the pack's folder."""
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts
+
+
+def _decompressed(path: Path) -> bytes:
+    """The text of a pack, which no small file can make large.
+
+    Raises:
+        ValueError: It is larger than any pack of records.
+    """
+    reader = lzma.LZMADecompressor()
+    text = reader.decompress(path.read_bytes(), LARGEST_PACK + 1)
+    if len(text) > LARGEST_PACK:
+        raise ValueError(f"expected at most {LARGEST_PACK >> 20} MiB, got more")
+    if not reader.eof:
+        raise EOFError("it ends early")
+    return text
 
 
 def _write_pack(path: Path, content: Mapping[str, Any]) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from recbole_choir.arguments import CommandParser
 from recbole_choir.experiments.record_store import PACK, pack, unpack
 
 
 def main(argv: Sequence[str]) -> int:
     """``recbole-choir records pack|unpack FOLDER [FOLDER ...] [--replace]``."""
-    parser = argparse.ArgumentParser(
-        prog="recbole-choir records", description=__doc__, allow_abbrev=False
-    )
+    parser = CommandParser(prog="recbole-choir records", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="pack|unpack")
     packing = commands.add_parser(
         "pack",

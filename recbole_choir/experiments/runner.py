@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final
 
 from tqdm import tqdm
 
+from recbole_choir.errors import ConfigError
 from recbole_choir.experiments.grid import Grid
 from recbole_choir.experiments.plan import Cell, Plan
 from recbole_choir.experiments.pruning import is_pruned
 from recbole_choir.experiments.record_store import read_record
 from recbole_choir.experiments.runs import (
     Run,
-    end_with_parent,
     execute,
     finished,
     log_path,
@@ -34,16 +35,17 @@ from recbole_choir.experiments.runs import (
     write_failure,
 )
 from recbole_choir.experiments.tuning import Search, Trial, Tuning, open_storage
+from recbole_choir.files import sweep
+from recbole_choir.processes import Interrupts, interrupts_held, start_worker
 
 #: Starts a run in a slot and returns its future.
 Start = Callable[[Run, int], "Future[None]"]
 
-
-def stop_at_once() -> NoReturn:
-    """Say what is next and end at once: the runs end with this process."""
-    print("\nstopped: the same command goes on where this one was", file=sys.stderr, flush=True)
-    time.sleep(0.1)
-    os._exit(130)
+#: What the first interrupt is answered with.
+LAST_RUNS: Final = (
+    "stopping: no run is started any more, those at work go on to their end and are kept; "
+    "once more ends at once"
+)
 
 
 def gpu_count() -> int:
@@ -63,6 +65,16 @@ def default_workers(threads: int) -> int:
     return max(1, cores // threads)
 
 
+def check_count(name: str, value: int | None) -> None:
+    """Refuse fewer than one worker or thread; None is left to :func:`default_workers`.
+
+    Raises:
+        ConfigError: See above.
+    """
+    if value is not None and value < 1:
+        raise ConfigError(f"--{name}: expected at least 1, got {value}")
+
+
 class Processes:
     """Runs in processes of their own: a crash of one touches no other, and ends as a failed run.
 
@@ -75,19 +87,34 @@ class Processes:
         self.out = out
         self.threads = threads
         self._gpus = gpu_count()
+        self._context = _context()
 
     def __call__(self, run: Run, slot: int) -> Future[None]:
         """Start a run; with several GPUs, slot s takes GPU s modulo their number."""
         gpu = slot % self._gpus if self._gpus > 1 else None
         pool = ProcessPoolExecutor(
             1,
-            mp_context=get_context("spawn"),
-            initializer=end_with_parent,
+            mp_context=self._context,
+            initializer=start_worker,
             max_tasks_per_child=1,
         )
-        future = pool.submit(execute, run, str(self.out), self.threads, gpu, True)
+        with interrupts_held():
+            future = pool.submit(execute, run, str(self.out), self.threads, gpu, True)
         pool.shutdown(wait=False)
         return future
+
+
+def _context() -> BaseContext:
+    """How processes of runs begin: on Linux from one that has loaded the libraries already.
+
+    Loading them takes about eight seconds of one core, more than a small run. Nothing else is
+    shared: no run has begun in the process that the others are copies of, and no GPU is touched.
+    """
+    if sys.platform != "linux":
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["recbole_choir.quick_start", "torch._dynamo"])
+    return context
 
 
 class Progress:
@@ -297,36 +324,57 @@ def run_missing(
 
     Returns:
         The state of every cell afterwards.
+
+    Raises:
+        KeyboardInterrupt: Somebody interrupted; the runs at work then have ended. A second
+            interrupt ends this process and them at once.
+        OSError: The record of a failed run could not be written; the other runs have ended.
     """
+    sweep(out)
     state = open_progress(plan, out)
     queue = [(progress, run) for progress in state.values() for run in progress.ready()]
     running: dict[Future[None], tuple[Progress, Run, int]] = {}
     free = list(range(workers))[::-1]
     total = sum(progress.total for progress in state.values())
     there = sum(progress.over for progress in state.values())
-    with tqdm(total=total, initial=there, desc="runs", disable=not show_progress) as bar:
+    unwritten: OSError | None = None
+    with (
+        Interrupts.counted(LAST_RUNS) as interrupts,
+        tqdm(total=total, initial=there, desc="runs", disable=not show_progress) as bar,
+    ):
         while True:
-            while queue and free:
+            ending = interrupts.seen or unwritten is not None
+            while queue and free and not ending:
                 progress, run = _next(queue, running)
                 slot = free.pop()
                 running[start(run, slot)] = (progress, run, slot)
+                ending = interrupts.seen
             names = sorted({run.cell for _, run, _ in running.values()})
             bar.set_postfix_str("; ".join(names), refresh=False)
             bar.update(sum(progress.over for progress in state.values()) - bar.n)
             if not running:
-                return state
+                break
             ended, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in ended:
                 progress, run, slot = running.pop(future)
                 free.append(slot)
                 error = future.exception()
                 message = None if error is None else _line(error)
-                progress.done(run, message)
                 if message is not None:
                     what = f"{run.dataset}, {run.cell}, seed {run.seed}"
                     tqdm.write(f"failed: {what}: {message}", file=sys.stderr)
-            for progress in state.values():
-                queue.extend((progress, run) for run in progress.ready())
+                try:
+                    progress.done(run, message)
+                except OSError as full:
+                    unwritten = full
+            if not interrupts.seen and unwritten is None:
+                for progress in state.values():
+                    queue.extend((progress, run) for run in progress.ready())
+    if unwritten is not None:
+        raise unwritten
+    if interrupts.seen:
+        raise KeyboardInterrupt
+    return state
 
 
 def _next(
@@ -343,4 +391,6 @@ def _next(
 
 
 def _line(error: BaseException) -> str:
+    if isinstance(error, BrokenProcessPool):
+        return "the process of this run was killed, perhaps for want of memory"
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import threading
 import traceback
 from dataclasses import dataclass, field
 from functools import cache
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +126,7 @@ def _run(run: Run, out: str, threads: int, gpu: int | None) -> None:
 
     torch.set_num_threads(threads)
     path = record_path(run, Path(out))
-    weights = Path(out) / "runs" / f"{run.key()}-weights"
+    weights = weights_path(run, Path(out))
     config = {
         "checkpoint_dir": str(weights),
         **run.config,
@@ -150,27 +148,16 @@ def _run(run: Run, out: str, threads: int, gpu: int | None) -> None:
     if source.with_suffix(".npz").exists():
         # before the record, so that a record never lacks its predictions
         os.replace(source.with_suffix(".npz"), path.with_suffix(".npz"))
-    source.unlink()
-    records.write_json(path, {**result["record"], **run.asked()})
+    records.keep_record(path, {**result["record"], **run.asked()})
+    source.unlink()  # after it, so that a kill in between loses nothing
+
+
+def weights_path(run: Run, out: Path) -> Path:
+    """Where the checkpoints of a run are while it is at work."""
+    return out / "runs" / f"{run.key()}-weights"
 
 
 def write_failure(run: Run, out: Path, message: str) -> None:
     """Leave a record with an error: a failed run is shown in the tables, never skipped."""
+    shutil.rmtree(weights_path(run, out), ignore_errors=True)  # a killed run could not
     records.write_json(record_path(run, out), {**run.asked(), "error": message})
-
-
-def end_with_parent() -> None:
-    """End this process when the one that started it is gone, killed ones included.
-
-    For the start of a worker: one that nobody waits for would go on together with the next start of
-    the same study, or wait for its first run for ever.
-    """
-    parent = parent_process()
-    if parent is None:
-        return
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, name="end-with-parent", daemon=True).start()

@@ -27,6 +27,7 @@ missing; a failed run is a record with its error and is shown in the tables.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,19 +36,24 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from recbole_choir.arguments import CommandParser
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.evaluator import SEGMENT_NAMES
 from recbole_choir.experiments.grid import points
 from recbole_choir.experiments.overrides import nested
 from recbole_choir.experiments.plan import TUNE_SEED, Average, Cell, Plan
 from recbole_choir.experiments.record_store import read_records
-from recbole_choir.experiments.runner import Processes, run_missing, stop_at_once
+from recbole_choir.experiments.runner import Processes, check_count, run_missing
 from recbole_choir.experiments.search_spaces import Dimension, Space
 from recbole_choir.experiments.summary import collect, write_chosen, write_significance
 from recbole_choir.experiments.tables import SEGMENTS, markdown_tables
+from recbole_choir.files import the_only_one
+from recbole_choir.processes import stop_at_once
 from recbole_choir.settings.complete import check
 from recbole_choir.settings.layers import merged, read_yaml
 
+#: Points of a grid for each cell; more are no study.
+MOST_TRIALS = 10_000
 #: In how many of its segments, from the first on, the rows of a study are tested.
 TESTED = 3
 
@@ -130,7 +136,7 @@ class _StudyFile(BaseModel):
 
     name: str | None = None
     datasets: Annotated[list[str], Field(min_length=1)]
-    seeds: Annotated[list[int], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32, strict=True)]], Field(min_length=1)]
     cells: Annotated[list[_CellFile], Field(min_length=1)]
     tune: _TuneFile | None = None
     common: dict[str, Any] | None = None
@@ -189,6 +195,20 @@ def _contradictions(content: Mapping[str, Any]) -> Iterator[str]:
                 f"segments: expected any of {', '.join(SEGMENT_NAMES)}, got '{segment}'"
                 f"{nearest(str(segment), SEGMENT_NAMES)}"
             )
+    for key in ("datasets", "seeds"):
+        values = content[key]
+        for value in dict.fromkeys(v for v in values if values.count(v) > 1):
+            yield f"{key}: expected values, all different, got {value!r} twice"
+    settings = {"common": content.get("common")}
+    settings |= {f"cells.{i}": cell.get("config") for i, cell in enumerate(content["cells"])}
+    for where, given in settings.items():
+        for key in ("model", "dataset", "seed"):
+            if key in (given or ()):
+                yield f"{where}: '{key}' is not set by settings, the study says it for every run"
+    grid = (content.get("tune") or {}).get("grid") or {}
+    trials = math.prod(len(values) for values in grid.values())
+    if trials > MOST_TRIALS:
+        yield f"tune.grid: expected at most {MOST_TRIALS:,} points, got {trials:,}"
     names = [str(cell.get("name", cell["model"])) for cell in content["cells"]]
     averages = content.get("averages") or ()
     rows = [*names, *(average["name"] for average in averages)]
@@ -258,10 +278,12 @@ def run_study(path: Path, out: Path, workers: int = 1, threads: int = 1) -> Path
     plan = Study.load(path).plan
     check_cells(plan)
     out.mkdir(parents=True, exist_ok=True)
+    lock = the_only_one(out / ".lock", f"--out {out}: another study is at work there")
     state = run_missing(plan, out, workers, Processes(out, threads))
     found = collect(plan, state, out)
     write_significance(plan, found, out)
     write_chosen(plan, state, out)
+    lock.release()
     return out
 
 
@@ -269,9 +291,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """``recbole-choir study FILE --out FOLDER [--workers N]``.
 
     Returns:
-        0 when every run is finished, 1 when some failed.
+        0 when every run is finished, 1 when some failed, 130 when stopped.
     """
-    parser = argparse.ArgumentParser(prog="recbole-choir study", description=__doc__)
+    parser = CommandParser(prog="recbole-choir study", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("file", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder of the records")
@@ -280,6 +302,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="check every cell, run nothing")
     parser.add_argument("--table", type=Path, help="also write the tables to this Markdown file")
     options = parser.parse_args(argv)
+    for name in ("workers", "threads"):
+        check_count(name, getattr(options, name))
     if options.dry_run:
         plan = Study.load(options.file).plan
         check_cells(plan)

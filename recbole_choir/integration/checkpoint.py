@@ -11,11 +11,14 @@ from __future__ import annotations
 import math
 import pickle
 import random
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -200,8 +203,10 @@ def load(
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {path}: no such file")
+        what = "expected a file, got a folder" if path.is_dir() else "no such file"
+        raise CheckpointError(f"checkpoint {path}: {what}")
     try:
+        _check_sums(path)
         payload = torch.load(path, map_location=map_location, weights_only=not trust_pickle)
     except pickle.UnpicklingError as error:
         if trust_pickle or not _is_whole(path):
@@ -210,7 +215,10 @@ def load(
             f"checkpoint {path}: holds Python objects, and loading them would run whatever code "
             "is in the file; if you trust its author, pass trust_pickle=True (--trust_pickle=True)"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (
+        *(OSError, RuntimeError, EOFError, ValueError, LookupError, AssertionError),
+        *(OverflowError, MemoryError, struct.error, zlib.error, zipfile.BadZipFile),
+    ) as error:
         raise CheckpointError(
             f"checkpoint {path}: damaged or not a checkpoint ({_one_line(error)})"
         ) from error
@@ -226,6 +234,20 @@ def load(
     return checkpoint
 
 
+def _check_sums(path: Path) -> None:
+    """Compare an archive with its checksums, which torch writes and does not read.
+
+    Raises:
+        ValueError, OSError, zipfile.BadZipFile: It is damaged.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        bad = archive.testzip()
+    if bad is not None:
+        raise ValueError(f"{bad} is not what was written")
+
+
 def _from_payload(path: Path, payload: Any, trust_pickle: bool) -> Checkpoint:
     if not isinstance(payload, dict) or "state_dict" not in payload:
         raise CheckpointError(f"checkpoint {path}: not a checkpoint (no state_dict)")
@@ -236,13 +258,61 @@ def _from_payload(path: Path, payload: Any, trust_pickle: bool) -> Checkpoint:
                 f"checkpoint {path}: expected format version {FORMAT_VERSION}, got {version}"
             )
         names = Checkpoint.__dataclass_fields__
-        try:
-            return Checkpoint(**{k: v for k, v in payload.items() if k in names})
-        except TypeError as error:
-            raise CheckpointError(f"checkpoint {path}: incomplete ({error})") from error
+        lacking = [name for name in names if name not in payload]
+        if lacking:
+            raise CheckpointError(f"checkpoint {path}: incomplete, without {', '.join(lacking)}")
+        return _checked(path, Checkpoint(**{name: payload[name] for name in names}))
     if not trust_pickle:
         raise CheckpointError(f"checkpoint {path}: not a checkpoint of recbole-choir (no format)")
-    return _from_recbole(payload)
+    return _checked(path, _from_recbole(payload))
+
+
+#: What the entries of a checkpoint are; None is allowed where ``None`` stands.
+_KINDS: Final[dict[str, tuple[tuple[type, ...], str]]] = {
+    "model": ((str,), "a name"),
+    "state_dict": ((dict,), "tensors by name"),
+    "config": ((dict,), "settings by name"),
+    "optimizer": ((dict, NoneType), "the optimiser's state"),
+    "epoch": ((int,), "a whole number from -1"),
+    "cur_step": ((int,), "a whole number from 0"),
+    "best_valid_score": ((float, int, NoneType), "a finite number"),
+    "best_valid_result": ((dict, NoneType), "numbers by name"),
+    "rng": ((dict,), "states of random generators"),
+    "extra": ((dict,), "values by name"),
+}
+
+
+def _checked(path: Path, found: Checkpoint) -> Checkpoint:
+    """The checkpoint, if every entry is what it should be.
+
+    Raises:
+        CheckpointError: An entry is of another type or out of range.
+    """
+
+    def fault(name: str) -> CheckpointError:
+        value = getattr(found, name)
+        got = repr(value) if isinstance(value, (int, float, str)) else type(value).__name__
+        return CheckpointError(
+            f"checkpoint {path}: expected {name} as {_KINDS[name][1]}, got {got[:80]}"
+        )
+
+    for name, (kinds, _) in _KINDS.items():
+        value = getattr(found, name)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise fault(name)
+    if not all(
+        isinstance(name, str) and (torch.is_tensor(value) or name.endswith("_extra_state"))
+        for name, value in found.state_dict.items()
+    ):
+        raise fault("state_dict")
+    # -1 is what a run of no epochs leaves
+    for name, least in (("epoch", -1), ("cur_step", 0)):
+        if getattr(found, name) < least:
+            raise fault(name)
+    score = found.best_valid_score
+    if score is not None and not math.isfinite(score):
+        raise fault("best_valid_score")
+    return found
 
 
 def _from_recbole(payload: dict[str, Any]) -> Checkpoint:
@@ -250,16 +320,21 @@ def _from_recbole(payload: dict[str, Any]) -> Checkpoint:
     config = payload.get("config")
     values = getattr(config, "final_config_dict", config)
     values = dict(values) if isinstance(values, Mapping) else {}
+    # objects of RecBole's compare with nothing
+    plain = (bool, int, float, str, list, NoneType)
+    values = {name: value for name, value in values.items() if isinstance(value, plain)}
     score = payload.get("best_valid_score")
     other = payload.get("other_parameter")
+    if not isinstance(score, (int, float)) or not math.isfinite(score):
+        score = None
     return Checkpoint(
         model=str(values.get("model", "")),
         state_dict=payload["state_dict"],
         config=values,
         optimizer=payload.get("optimizer"),
-        epoch=int(payload.get("epoch", 0)),
-        cur_step=int(payload.get("cur_step", 0)),
-        best_valid_score=None if score is None or not math.isfinite(score) else float(score),
+        epoch=payload.get("epoch", 0),
+        cur_step=payload.get("cur_step", 0),
+        best_valid_score=score,
         extra={} if other is None else {"other_parameter": other},
     )
 

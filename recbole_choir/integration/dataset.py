@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from recbole_choir.integration import compat, feature_arrays
 from recbole_choir.integration.feature_arrays import has_sampled_negatives, in_share
 from recbole_choir.integration.roles import Roles, find_roles
 from recbole_choir.integration.zoo_fields import ZooFields
+from recbole_choir.table_seal import RowsStamp, check_interactions, stamp_rows
 
 logger = logging.getLogger("recbole_choir")
 
@@ -614,6 +617,7 @@ class ChoirDataset(Dataset):
             known = self.field2token_id.get(field.name)
             attributes[field.name] = self._shared.scales[field.name] if known is None else known
         table = SemanticTable.load(path)
+        self._check_interactions(table)
         groups = GroupTables.join(
             table,
             self.field2id_token[self.uid_field],
@@ -637,6 +641,36 @@ class ChoirDataset(Dataset):
             if "clusters" in needs:
                 inputs.clusters = self._clusters(groups, inputs.items)
         self._inject()
+
+    def interaction_stamps(self, moments: Sequence[float]) -> list[RowsStamp]:
+        """What a semantic table may know, counted and fingerprinted strictly before each moment.
+
+        These are the interactions of :meth:`semantic_frames`.
+
+        Args:
+            moments: Epoch seconds, rising.
+        """
+        return self._stamps(self.row_inputs.known_in_training(self._shared.past), moments)
+
+    def fingerprint(self) -> dict[str, str]:
+        """What tells the rows of each part from others: a run goes on from a checkpoint of these.
+
+        Returns:
+            Part -> how many rows, and their fingerprint.
+        """
+        rows, end = self.row_inputs, [math.inf]
+        found = [self._stamps(rows.events.take(part), end)[0] for part in rows.parts]
+        return {name: f"{one.rows}:{one.fingerprint}" for name, one in zip(PARTS, found)}
+
+    def _stamps(self, rows: Events, moments: Sequence[float]) -> list[RowsStamp]:
+        users, items = (self.field2id_token[f] for f in (self.uid_field, self.iid_field))
+        return stamp_rows(users, items, rows.user, rows.item, rows.time, rows.label, moments)
+
+    def _check_interactions(self, table: SemanticTable) -> None:
+        if table.made_from is None:
+            return
+        times = table.snapshot_times.tolist()
+        check_interactions(table.path, times, table.made_from, self.interaction_stamps(times))
 
     def needs_soft_groups(self) -> bool:
         """Whether anything in this run reads soft groups."""
@@ -757,22 +791,7 @@ def _reads_tables(config: Any) -> bool:
     return bool(getattr(config.model_class, "reads_model_inputs", False))
 
 
-def _split_mode(split: Any) -> tuple[str, list[float]]:
-    """Mode and ratios of ``eval_args.split``; refuses what RecBole can only do on float32 time."""
-    if not isinstance(split, dict) or len(split) != 1:
-        raise ConfigError(
-            f"eval_args.split: expected one of RS or LS with its value, got {split!r}"
-        )
+def _split_mode(split: dict[str, Any]) -> tuple[str, list[float]]:
+    """Mode and ratios of ``eval_args.split``."""
     ((mode, value),) = split.items()
-    if mode == "TS":
-        raise ConfigError(
-            "eval_args.split: expected RS or LS, got TS (RecBole cuts it on float32 time);"
-            " order: TO with RS is the exact split in time"
-        )
-    if mode not in ("RS", "LS"):
-        raise ConfigError(f"eval_args.split: expected RS or LS, got {mode!r}")
-    if mode == "RS" and (not isinstance(value, list) or len(value) != len(PARTS)):
-        raise ConfigError(
-            f"eval_args.split.RS: expected {len(PARTS)} shares such as [.8, .1, .1], got {value!r}"
-        )
     return mode, value if mode == "RS" else []

@@ -22,6 +22,7 @@ import torch.multiprocessing as mp
 
 from recbole_choir.errors import ChoirError, ConfigError, DataError
 from recbole_choir.files import write_whole
+from recbole_choir.processes import end_with_parent
 
 logger = logging.getLogger("recbole_choir")
 
@@ -266,6 +267,7 @@ def _child(
     args: tuple[Any, ...],
 ) -> None:
     """What each spawned process runs; being in this package, it registers the models first."""
+    end_with_parent()
     torch.set_num_threads(threads)
     init(process_rank, nproc, f"file://{folder}/meeting", use_gpu=use_gpu)
     result = fn(*args)

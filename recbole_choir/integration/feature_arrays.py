@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from recbole_choir.data.table.group_tables import Scale
 from recbole_choir.errors import DataError, nearest
+from recbole_choir.files import parse_json
 
 logger = logging.getLogger("recbole_choir")
 
@@ -38,7 +38,7 @@ def has_sampled_negatives(given: Any, folder: str | Path) -> bool:
     if not path.is_file():
         return False
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         logger.warning("%s: not readable (%s), its negatives are taken as observed", path, error)
         return False

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from logging import Logger
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -40,15 +43,18 @@ class Resumable:
     _stopped: bool
     _train_data: Any
     _loader_state: torch.Tensor | None
+    #: Fingerprint of each part of the rows (``ChoirDataset.fingerprint``); None: not compared.
+    rows: dict[str, str] | None
 
     def _new_checkpoint_name(self) -> str:
         """A name of its own for every run, the same in all its processes.
 
-        RecBole's has the model and the second, so that runs started together overwrite each other.
+        RecBole's has the model and the second, so that runs started together overwrite each other,
+        also those of one process.
         """
         parts = (self.config["model"], self.config["dataset"], self.config["seed"])
         stem = "-".join(str(part) for part in parts if part is not None)
-        name = f"{stem}-{get_local_time()}-{os.getpid()}.pth"
+        name = f"{stem}-{get_local_time()}-{secrets.token_hex(4)}.pth"
         return os.path.join(self.checkpoint_dir, distributed.all_gather_objects(name)[0])
 
     @property
@@ -67,14 +73,18 @@ class Resumable:
 
     def _load_weights(self, path: str | Path) -> checkpoint.Checkpoint:
         state = self._load(path)
+        self._take_weights(path, state)
+        return state
+
+    def _take_weights(self, path: str | Path, state: checkpoint.Checkpoint) -> None:
         trained_on, here = state.extra.get("table"), self._table()
         if trained_on is not None and trained_on != here:
             raise CheckpointError(
                 f"{path}: trained with semantic table {trained_on}, this run has {here}"
             )
-        self.model.load_state_dict(state.state_dict)
-        self.model.load_other_parameter(state.extra.get("other_parameter"))
-        return state
+        with _fitting(path):
+            self.model.load_state_dict(state.state_dict)
+            self.model.load_other_parameter(state.extra.get("other_parameter"))
 
     def _save_checkpoint(
         self, epoch: int, verbose: bool = True, best: bool = True, **kwargs: Any
@@ -117,6 +127,7 @@ class Resumable:
                         "rng_of_ranks": rng,
                         "loader": self._loader_random_state(),
                         "table": self._table(),
+                        "rows": self.rows,
                     },
                 )
             if verbose:
@@ -133,15 +144,33 @@ class Resumable:
             resume_file: A checkpoint of this trainer.
 
         Raises:
-            CheckpointError: If it is missing, damaged, of another model or of mid-epoch.
+            CheckpointError: If it is missing, damaged, of mid-epoch, or of another run: another
+                model, setting, table or other rows.
         """
-        state = self._load_weights(resume_file)
+        state = self._load(resume_file)
         if state.extra.get("within"):
             raise CheckpointError(
                 f"{resume_file}: expected a checkpoint of a whole epoch to resume from, got one "
                 f"after step {state.extra['within']} of epoch {state.epoch}; "
                 "take the <name>-last.pth next to it"
             )
+        same_run(resume_file, state, self.config.plain(), self.rows)
+        self._take_weights(resume_file, state)
+        best_file = self._best_file(Path(resume_file), state)
+        with _fitting(resume_file):
+            self._restore(resume_file, state)
+        self.saved_model_file = str(best_file)
+        self.logger.info("Resuming from epoch %d of %s", self.start_epoch, resume_file)
+
+    def _best_file(self, resume_file: Path, state: checkpoint.Checkpoint) -> Path:
+        """The best checkpoint of the run that goes on: what is tested if nothing gets better."""
+        name = Path(str(state.extra.get("best_file") or resume_file.name)).name
+        best = resume_file.with_name(name)
+        if best != resume_file and state.extra.get("best_epoch") is not None:
+            self._load(best)
+        return best
+
+    def _restore(self, resume_file: str | Path, state: checkpoint.Checkpoint) -> None:
         if state.optimizer is not None:
             self.optimizer.load_state_dict(state.optimizer)
         if state.extra.get("scaler"):
@@ -155,8 +184,6 @@ class Resumable:
         self.history = [dict(entry) for entry in state.extra.get("history", [])]
         self._stopped = bool(state.extra.get("stopped", False))
         self._loader_state = state.extra.get("loader")
-        best_file = state.extra.get("best_file") or Path(resume_file).name
-        self.saved_model_file = str(Path(resume_file).with_name(best_file))
         states = state.extra.get("rng_of_ranks") or ([state.rng] if state.rng else [])
         if len(states) == distributed.world_size():
             checkpoint.set_rng_state(states[distributed.rank()])
@@ -168,7 +195,6 @@ class Resumable:
                 len(states),
                 distributed.world_size(),
             )
-        self.logger.info("Resuming from epoch %d of %s", self.start_epoch, resume_file)
 
     def _table(self) -> str | None:
         """Fingerprint of the semantic table the model was built with, if any."""
@@ -186,3 +212,104 @@ class Resumable:
         if self._loader_state is not None and generator is not None:
             generator.set_state(self._loader_state.cpu())
         self._loader_state = None
+
+
+#: Settings that a run may change when it goes on: where it runs, what it shows and writes, how many
+#: rows are scored at a time. The recipe of the table may be named in another way: the table itself
+#: is compared.
+_FREE: Final = frozenset(
+    {
+        "checkpoint_dir",
+        "data_path",
+        "dataloaders_save_path",
+        "dataset_save_path",
+        "device",
+        "eval_batch_size",
+        "gpu_id",
+        "local_rank",
+        "log_wandb",
+        "loss_decimal_place",
+        "nproc",
+        "quiet",
+        "raw_data_path",
+        "record_dir",
+        "resume",
+        "run_name",
+        "save_dataloaders",
+        "save_dataset",
+        "save_predictions",
+        "semantic",
+        "semantic_dir",
+        "semantic_recipe",
+        "semantic_table",
+        "show_progress",
+        "single_spec",
+        "state",
+        "tensorboard",
+        "training_presets",
+        "trust_pickle",
+        "use_gpu",
+        "wandb_project",
+        "worker",
+    }
+)
+
+
+def same_run(
+    path: str | Path,
+    state: checkpoint.Checkpoint,
+    settings: Mapping[str, Any],
+    rows: Mapping[str, str] | None,
+) -> None:
+    """Refuse to go on from the checkpoint of another run.
+
+    Settings that only one side knows are of another version of this package and are not compared.
+
+    Args:
+        path: The checkpoint, for the message.
+        state: What it holds.
+        settings: Of this run.
+        rows: Fingerprints of this run's rows; None: not known.
+
+    Raises:
+        CheckpointError: A setting or the rows differ; both sides are named.
+    """
+    then, now = state.config, settings
+    problems = [
+        f"{name} {then[name]!r} there and {now[name]!r} here"
+        for name in sorted(then.keys() & now.keys() - _FREE - {"epochs"})
+        if then[name] != now[name]
+    ]
+    more = then.get("epochs") != now.get("epochs")
+    if more and now.get("lr_schedule", "constant") != "constant":
+        problems.append(
+            f"epochs {then.get('epochs')} there and {now.get('epochs')} here, over which "
+            f"lr_schedule '{now['lr_schedule']}' spreads the learning rate"
+        )
+    if state.epoch >= int(now.get("epochs") or 0):
+        problems.append(f"{state.epoch + 1} epochs trained there and epochs {now['epochs']} here")
+    of_rows = state.extra.get("rows")
+    if isinstance(of_rows, Mapping) and rows is not None:
+        problems += [
+            f"{name} rows {of_rows.get(name)} there and {rows[name]} here"
+            for name in rows
+            if of_rows.get(name) != rows[name]
+        ]
+    if problems:
+        raise CheckpointError(
+            f"{path}: expected a checkpoint of this run, got {'; '.join(problems)}"
+        )
+
+
+@contextmanager
+def _fitting(path: str | Path) -> Iterator[None]:
+    """Turn what goes wrong while a state is restored into one line."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (*(RuntimeError, ValueError, LookupError, TypeError), AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{path}: does not fit this model ({type(error).__name__}: {reason[:200]})"
+        ) from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recbole_choir.errors import ConfigError, DataError, nearest
+from recbole_choir.settings.columns import never_features
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def find_roles(
         ConfigError: A role names a column that is not loaded, or one that must not be a feature.
     """
     name = config["dataset"]
-    time, label = config["TIME_FIELD"], config["LABEL_FIELD"]
+    time = config["TIME_FIELD"]
     uid, iid = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
     if time is None or time not in inter or types[time] != "float":
         raise DataError(
@@ -67,9 +68,7 @@ def find_roles(
             f"category_field: expected a token or token_seq field,"
             f" got {category!r} of type {types[category]}"
         )
-    never = {uid: "an id", iid: "an id", label: "the label", time: "the time"}
-    if rated is not None:
-        never[rated] = "what the label is made from"
+    never = never_features(config)
     if title is not None:
         never[title] = "the title_field, text for the semantic table"
     return Roles(

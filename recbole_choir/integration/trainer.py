@@ -97,6 +97,7 @@ class ChoirTrainer(Resumable, Trainer):
         best_epoch: Epochs trained at the best validation; None before the first.
         predictions: What the last :meth:`evaluate` scored.
         saved_model_file: The best checkpoint.
+        rows: Fingerprint of the rows of each part, for the checkpoints; None: not known.
 
     Raises:
         ConfigError: On an unknown learner or schedule, or a ranking evaluation.
@@ -137,6 +138,7 @@ class ChoirTrainer(Resumable, Trainer):
         self.train_loss_dict: dict[int, float] = {}
         self.history: list[dict[str, Any]] = []
         self.predictions: Predictions | None = None
+        self.rows: dict[str, str] | None = None
         self._stopped = False
         self._validations: list[dict[str, Any]] = []  # of the epoch at hand
         self._train_data: Any = None

@@ -21,6 +21,7 @@ from recbole_choir.integration.registry import known_models
 from recbole_choir.integration.runtime import create_model, init_seed
 from recbole_choir.integration.trainer import get_trainer
 from recbole_choir.record import config_hash
+from recbole_choir.settings import catalogue, complete
 
 logger = logging.getLogger("recbole_choir")
 
@@ -198,8 +199,10 @@ def _config_of(config: Any, model: str, without: Sequence[str], changes: Mapping
     Returns:
         What the run was given, as far as the other model knows the keys, and the changes on top.
     """
-    known = set(ChoirConfig(model=model, dataset=config["dataset"]).final_config_dict) - {*without}
-    given = {k: v for k, v in config.external_config_dict.items() if k in known}
+    outer = config.external_config_dict
+    cls = catalogue.settings_class(model)
+    known = set(complete.defaults(model, config["dataset"], outer, cls)) - {*without}
+    given = {k: v for k, v in outer.items() if k in known}
     return ChoirConfig(model=model, dataset=config["dataset"], config_dict={**given, **changes})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
 from collections.abc import Sequence
@@ -14,9 +13,10 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from recbole_choir import record as records
+from recbole_choir.arguments import CommandParser
 from recbole_choir.data.table.semantic_table import SemanticTable
 from recbole_choir.errors import DataError, TableError
-from recbole_choir.files import write_whole
+from recbole_choir.files import probe_folder, write_whole
 from recbole_choir.report.plotly_figures import fragment
 from recbole_choir.report.png_figures import write_png
 from recbole_choir.report.records import RecordFolder
@@ -142,9 +142,7 @@ def _write_csv(frame: pd.DataFrame, path: Path) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """``recbole-choir report RECORDS_DIR --out report.html [--semantic DIR ...]``."""
-    parser = argparse.ArgumentParser(
-        prog="recbole-choir report", description=DESCRIPTION, allow_abbrev=False
-    )
+    parser = CommandParser(prog="recbole-choir report", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("records", type=Path, help="folder of records, of a study or of runs")
     parser.add_argument(
         "--out", type=Path, required=True, help="the page; CSV and PNG go into <name>_files"
@@ -162,6 +160,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     if not (options.out.suffix or options.out.is_dir()):  # a browser goes by the ending
         options.out = options.out.with_suffix(".html")
+    probe_folder("--out", options.out.parent)
     shown = [Path(word).name if Path(word).is_absolute() else word for word in argv]
     out = write_report(
         options.records,

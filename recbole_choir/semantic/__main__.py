@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from recbole_choir.arguments import CommandParser
 from recbole_choir.errors import ChoirError
 from recbole_choir.semantic import build, load_recipe
 from recbole_choir.semantic.frames.canonical import prepare_frames
@@ -23,11 +24,11 @@ from recbole_choir.semantic.table.writer import QUALITY_TEXT
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (2 for a mistake of the user's)."""
-    arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # what httpx says of every request would drown the rest
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
+        arguments = _parser().parse_args(argv)
         {"build": _build, "profiles": _profiles, "compare": _compare}[arguments.command](arguments)
     except ChoirError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -76,7 +77,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m recbole_choir.semantic",
         description="Semantic tables of user groups, and the profiles they are made from.",
     )

@@ -8,7 +8,8 @@ command line. RecBole would let its ``context-aware.yaml`` beat a model's YAML.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -16,7 +17,7 @@ from typing import Any, Final, TypeVar
 from recbole_choir.datasets import DEFAULT_DATA_PATH, known_datasets, own_data_config
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.paths import properties_dir
-from recbole_choir.settings import catalogue, recbole_keys
+from recbole_choir.settings import catalogue, columns, recbole_keys
 from recbole_choir.settings.base import Settings, kinds
 from recbole_choir.settings.layers import merged, parse_value, read_yaml
 from recbole_choir.settings.recipe import Recipe, load_recipe
@@ -121,7 +122,7 @@ def names(
     data_path = external.get("data_path") or DEFAULT_DATA_PATH
     if not isinstance(data_path, (str, Path)):
         problems.append(f"data_path: expected a text, got {data_path!r}")
-    elif not external.get("own_data"):
+    elif external.get("own_data") is None:
         known = known_datasets(data_path)
         text = str(found["dataset"])
         if text not in known:
@@ -161,8 +162,9 @@ def defaults(
         ours / "dataset" / f"{dataset}.yaml",
     )
     layers = [read_yaml(path) if path.is_file() else {} for path in paths]
-    own = external.get("own_data") or layers[-1].get("own_data")
-    if own:
+    own = external.get("own_data")
+    own = layers[-1].get("own_data") if own is None else own
+    if own is not None:
         # Columns and roles that follow from the mapping; a dataset's own YAML may say more.
         layers.insert(-1, own_data_config(dataset, own))
     for layer in layers:
@@ -182,11 +184,15 @@ def _preset(model: str, values: Mapping[str, Any], external: Mapping[str, Any]) 
     presets = external.get("training_presets") or values.get("training_presets") or {}
     if name is None:
         return {}
+    if not isinstance(presets, Mapping):
+        return {}  # its class says what it should be
     if name not in presets:
         raise ConfigError(
             f"training: expected a preset of {model} ({', '.join(presets) or 'none'}), got "
             f"{name!r}{nearest(str(name), presets)}"
         )
+    if not isinstance(presets[name], Mapping):
+        raise ConfigError(f"training_presets.{name}: expected keys, got {presets[name]!r}")
     return dict(presets[name])
 
 
@@ -224,18 +230,58 @@ def complete(
             problems.update(dict.fromkeys(error.problems))
             wrong.add(key)
             final[key] = below.get(key)
-    for line in recbole_keys.problems(final, [k for k in given if k not in wrong]):
-        problems[line] = None
+    theirs = [k for k in given if k not in wrong and k not in fields]
+    problems.update(dict.fromkeys(recbole_keys.problems(final, theirs)))
+    problems.update(dict.fromkeys(columns.problems(final)))
     run = _resolved(RunSettings, final, problems)
+    for line in _of_this_machine(final, run):
+        problems[line] = None
     settings = None if cls is None else _resolved(cls, final, problems)
     recipe = None
     try:
-        recipe = load_recipe(final["semantic_recipe"], final["semantic"] or {})
+        name, changes = final["semantic_recipe"], final["semantic"] or {}
+        if isinstance(name, str) and isinstance(changes, Mapping):  # else its class says so
+            recipe = load_recipe(name, changes)
     except ConfigError as error:
         problems.update(dict.fromkeys(error.problems))
     if problems or run is None or recipe is None:
         raise ConfigError.of(problems)
     return Configuration(below, final, settings, run, recipe)
+
+
+def _of_this_machine(final: Mapping[str, Any], run: RunSettings | None) -> Iterator[str]:
+    """What the settings want of the machine and is not there."""
+    if run is None:
+        return
+    cpus = os.cpu_count() or 1
+    if run.nproc > cpus:
+        yield f"nproc: expected at most {cpus}, the processors of this machine, got {run.nproc}"
+    if run.resume is not None and not Path(run.resume).is_file():
+        yield f"resume: expected a checkpoint, got {run.resume!r}: no such file"
+    table = run.semantic_table
+    if table is not None and table.lower() not in ("auto", "none") and not Path(table).is_dir():
+        yield f"semantic_table: expected auto, none or a folder, got {table!r}: no such folder"
+    yield from _warm_start(run.warm_start, final)
+
+
+def _warm_start(value: str | dict[str, Any] | None, final: Mapping[str, Any]) -> Iterator[str]:
+    if value is None:
+        return
+    changes = dict(value) if isinstance(value, dict) else {"model": value}
+    name = changes.pop("model", None)
+    models = [m for m, kind in catalogue.known_models().items() if kind != "tree"]
+    if name not in models:
+        if isinstance(value, dict) or not Path(value).is_file():
+            yield (
+                "warm_start: expected a model, a mapping with model and its settings, or a "
+                f"checkpoint, got {value!r}{nearest(str(name), models)}"
+            )
+        return
+    known = recbole_keys.arguments() | set(RunSettings.model_fields) | _keys_of(str(name))
+    known |= set(recbole_keys.READ_WITHOUT_DEFAULT) | set(final)
+    for key in changes:
+        if key not in known:
+            yield f"warm_start.{_unknown(str(key), known, str(name))}"
 
 
 def _resolved(

@@ -17,6 +17,10 @@ import yaml
 
 from recbole_choir.errors import ConfigError
 
+#: A configuration is no larger: bytes of a file, values when every alias is written out.
+LARGEST_FILE: Final = 4 << 20
+MOST_VALUES: Final = 100_000
+
 #: Mappings of which a layer may give single entries, and how many levels deep.
 MERGED_KEYS: Final[Mapping[str, float]] = {"eval_args": 1, "semantic": math.inf}
 
@@ -25,8 +29,43 @@ class YamlLoader(yaml.SafeLoader):
     """Safe YAML with RecBole's notion of a float: ``1e-3`` is one.
 
     RecBole adds its resolver to ``yaml.FullLoader`` itself, which changes how the whole process
-    reads YAML; a class of our own changes nothing for others.
+    reads YAML; a class of our own changes nothing for others. Few lines of aliases of aliases can
+    stand for billions of values: they are counted before anything walks through them.
     """
+
+    def get_single_node(self) -> yaml.Node | None:
+        """The document's tree, if it is of a size that a configuration can have."""
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None and _size(node, {}) > MOST_VALUES:
+            raise yaml.MarkedYAMLError(problem=f"more than {MOST_VALUES:,} values with its aliases")
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping in which no key is given twice: YAML would let the later one win unseen."""
+        if isinstance(node, yaml.MappingNode):
+            seen = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                    if key.value in seen:
+                        raise yaml.MarkedYAMLError(
+                            problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark
+                        )
+                    seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _size(node: yaml.Node, known: dict[int, float]) -> float:
+    """Number of values of a tree with every alias written out; one inside itself is endless."""
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = math.inf  # while it is open
+    parts: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        parts = [part for pair in node.value for part in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        parts = node.value
+    known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]
 
 
 YamlLoader.add_implicit_resolver(
@@ -65,11 +104,24 @@ def parse_value(text: str, where: str) -> Any:
         return None
     try:
         return yaml.load(text, Loader=YamlLoader)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+    except _NOT_YAML as error:
+        shown = text if len(text) <= 80 else text[:77] + "..."
         raise ConfigError(
-            f"{where}: expected a YAML value, got {text!r} ({reason}); quote it"
+            f"{where}: expected a YAML value, got {shown!r} ({_reason(error)}); quote it"
         ) from error
+
+
+#: What the loader raises; a date of a 13th month and a number of 5,000 digits are a ValueError.
+_NOT_YAML: Final = (yaml.YAMLError, ValueError, RecursionError)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    text = str(getattr(error, "problem", None) or error)
+    mark = getattr(error, "problem_mark", None)
+    place = f", line {mark.line + 1}" if mark is not None else ""
+    return " ".join(text.split()) + place
 
 
 def parse_cli(argv: Sequence[str]) -> dict[str, Any]:
@@ -100,8 +152,11 @@ def parse_cli(argv: Sequence[str]) -> dict[str, Any]:
         if not all(re.fullmatch(r"[A-Za-z_][\w-]*", part) for part in path):
             raise ConfigError(f"command line: expected --key=value, got {word!r}")
         value = parse_value(text, key)
-        seen = plain.get(path[0], value) if len(path) == 1 else dotted.get(path, value)
-        if seen != value or type(seen) is not type(value):
+        given: Mapping[Any, Any] = plain if len(path) == 1 else dotted
+        place: Any = path[0] if len(path) == 1 else path
+        seen = given.get(place, value)
+        # by its text, as NaN is not equal to itself
+        if place in given and repr(seen) != repr(value):
             raise ConfigError(f"command line: {key} is given twice, as {seen!r} and {value!r}")
         if len(path) == 1:
             plain[path[0]] = value
@@ -162,23 +217,34 @@ def merge(below: Any, above: Any, depth: float = math.inf) -> Any:
     return out
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path, what: str = "config file") -> dict[str, Any]:
     """Read a configuration file.
+
+    Args:
+        path: The file.
+        what: What it is, for messages.
 
     Raises:
         ConfigError: The file is missing, is not YAML or holds no mapping.
     """
+    where = f"{what} {path}"
     try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.load(file, Loader=YamlLoader)
-    except OSError as error:
-        raise ConfigError(f"config file {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"config file {path}: not YAML ({reason})") from error
+        with open(path, "rb") as file:
+            raw = file.read(LARGEST_FILE + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ConfigError(f"{where}: {getattr(error, 'strerror', None) or error}") from error
+    if len(raw) > LARGEST_FILE:
+        raise ConfigError(f"{where}: expected at most {LARGEST_FILE >> 20} MiB")
+    try:
+        content = yaml.load(raw.decode("utf-8-sig"), Loader=YamlLoader)
+    except UnicodeDecodeError as error:
+        reason = f"expected utf-8, got {raw[error.start : error.start + 1]!r}"
+        raise ConfigError(f"{where}: not YAML ({reason})") from error
+    except _NOT_YAML as error:
+        raise ConfigError(f"{where}: not YAML ({_reason(error)})") from error
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(k, str) for k in content):
-        what = type(content).__name__ if not isinstance(content, dict) else "keys that are no texts"
-        raise ConfigError(f"config file {path}: expected 'key: value' lines, got {what}")
+        kind = type(content).__name__ if not isinstance(content, dict) else "keys that are no texts"
+        raise ConfigError(f"{where}: expected 'key: value' lines, got {kind}")
     return content

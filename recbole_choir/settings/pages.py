@@ -6,7 +6,6 @@ test holds the files to it.
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import json
 import re
@@ -19,6 +18,7 @@ from typing import Any, Final
 import yaml
 from pydantic import BaseModel
 
+from recbole_choir.arguments import CommandParser
 from recbole_choir.settings import catalogue
 from recbole_choir.settings.base import Settings, expected, plain
 from recbole_choir.settings.recipe import Recipe, part_of
@@ -32,7 +32,7 @@ _BLOCK: Final = r"(<!-- settings: {name} -->\n).*?(<!-- end -->)"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``recbole-choir settings``: the settings of a model, or of every run."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="recbole-choir settings",
         description="Every setting with its type, default, source and meaning.",
     )

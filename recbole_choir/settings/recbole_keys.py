@@ -95,7 +95,73 @@ CHOICES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "teacher": ("CrossNet", "CIN"),  # RecBole evaluates this string as code
     }
 )
-_AT_LEAST_ONE: Final = ("train_batch_size", "eval_batch_size", "epochs")
+_SIZE: Final = "[1,65536]"
+_SHARE: Final = "[0,1)"
+_COUNT: Final = "[1,inf)"
+_FROM_0: Final = "[0,inf)"
+#: Numeric key -> the interval of its values, or of each value of its list.
+RANGES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "seed": "[0,4294967295]",
+        "epochs": _COUNT,
+        "train_batch_size": _COUNT,
+        "eval_batch_size": _COUNT,
+        "learning_rate": "(0,inf)",
+        "weight_decay": _FROM_0,
+        "reg_weight": _FROM_0,
+        "stopping_step": _FROM_0,
+        "worker": "[0,1024]",
+        "topk": _COUNT,
+        "loss_decimal_place": "[0,30]",
+        "metric_decimal_place": "[0,30]",
+        "MAX_ITEM_LIST_LENGTH": _COUNT,
+        "embedding_size": _SIZE,
+        "mlp_hidden_size": _SIZE,
+        "attention_size": _SIZE,
+        "low_rank": _SIZE,
+        "cin_layer_size": _SIZE,
+        "t_cin": _SIZE,
+        "order_list": _SIZE,
+        "n_layers": "[1,1000]",
+        "num_heads": "[1,1024]",
+        "cross_layer_num": "[1,1000]",
+        "depth": "[1,1000]",
+        "t_depth": "[1,1000]",
+        "expert_num": "[1,1024]",
+        "dropout_prob": _SHARE,
+        "dropout_probs": _SHARE,
+        "attn_dropout_prob": _SHARE,
+        "hidden_dropout_prob": _SHARE,
+        "drop_ex": _SHARE,
+        "drop_im": _SHARE,
+        "alpha": "(-inf,inf)",
+        "beta": "(-inf,inf)",
+        "token_num_threshold": _FROM_0,
+        "token_num_threhold": _FROM_0,
+        "lgb_num_boost_round": _COUNT,
+        "xgb_num_boost_round": _COUNT,
+        "lgb_early_stopping_rounds": _COUNT,
+        "xgb_early_stopping_rounds": _COUNT,
+        "xgb_nthread": _COUNT,
+        "xgb_verbose_eval": _FROM_0,
+        "local_rank": _FROM_0,
+        "world_size": _COUNT,
+        "offset": _FROM_0,
+    }
+)
+#: Keys of RecBole that nothing here reads -> why; asking for them is no silent no.
+UNUSED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "save_dataset": "datasets are not kept as pickles here",
+        "dataset_save_path": "datasets are not read from pickles here",
+        "save_dataloaders": "loaders are not kept as pickles here",
+        "dataloaders_save_path": "loaders are not read from pickles here",
+        "transform": "it is for sequential models, which are not trained here",
+    }
+)
+_LEVELS: Final = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG")
+#: ``clip_grad_norm`` is handed to torch's function of that name.
+_CLIP: Final = ("max_norm", "norm_type", "error_if_nonfinite", "foreach")
 
 #: How far ``k * eval_step`` may be from 1 for ``eval_step`` to mean ``1/k``: 0.33 means a third.
 EVAL_STEP_TOLERANCE: Final = 0.02
@@ -192,11 +258,63 @@ def problems(final: Mapping[str, Any], given: Iterable[str]) -> Iterator[str]:
                 f"{key}: expected one of {', '.join(CHOICES[key])}, got {value!r}"
                 f"{nearest(str(value), CHOICES[key])}"
             )
-        if key in _AT_LEAST_ONE and value < 1:
-            yield f"{key}: expected at least 1, got {value!r}"
-        if key == "learning_rate" and not (value > 0 and math.isfinite(value)):
-            yield f"learning_rate: expected a number above 0, got {value!r}"
+        if key in RANGES:
+            yield from _out_of_range(key, value)
+        if key == "clip_grad_norm" and value is not None:
+            yield from _clip(value)
+        if key == "gpu_id":
+            yield from _gpus(value)
+        if key in UNUSED and value not in (None, False, ""):
+            yield f"{key}: expected null: {UNUSED[key]}, got {value!r}"
+        if key == "state" and str(value).upper() not in _LEVELS:
+            yield f"state: expected one of {', '.join(_LEVELS)}, got {value!r}"
+        if key == "log_wandb" and value and importlib.util.find_spec("wandb") is None:
+            yield "log_wandb: expected the package wandb to be installed: pip install wandb"
     yield from _evaluation(final)
+
+
+def _out_of_range(key: str, value: Any) -> Iterator[str]:
+    low, high = RANGES[key][1:-1].split(",")
+    for one in value if isinstance(value, (list, tuple)) else [value]:
+        if one is None or isinstance(one, bool):
+            continue  # null: RecBole's own choice
+        inside = isinstance(one, (int, float)) and math.isfinite(one)
+        above = inside and (one >= float(low) if RANGES[key][0] == "[" else one > float(low))
+        below = inside and (one <= float(high) if RANGES[key][-1] == "]" else one < float(high))
+        if not (above and below):
+            yield f"{key}: expected {_range_in_words(RANGES[key])}, got {one!r}"
+
+
+def _range_in_words(interval: str) -> str:
+    low, high = interval[1:-1].split(",")
+    if (low, high) == ("-inf", "inf"):
+        return "a finite number"
+    if high == "inf":
+        return f"at least {low}" if interval[0] == "[" else f"a number above {low}"
+    return f"a number in {interval[0]}{low}, {high}{interval[-1]}"
+
+
+def _clip(value: Mapping[str, Any]) -> Iterator[str]:
+    for key, one in value.items():
+        if key not in _CLIP:
+            yield (
+                f"clip_grad_norm.{key}: no such key, expected {', '.join(_CLIP)}"
+                f"{nearest(str(key), _CLIP)}"
+            )
+        elif key in _CLIP[:2]:
+            number = isinstance(one, (int, float)) and not isinstance(one, bool)
+            if not (number and one > 0 and (math.isfinite(one) or key == "norm_type")):
+                yield f"clip_grad_norm.{key}: expected a number above 0, got {one!r}"
+        elif not isinstance(one, bool):
+            yield f"clip_grad_norm.{key}: expected true or false, got {one!r}"
+    if "max_norm" not in value:
+        yield f"clip_grad_norm: expected max_norm among its keys, got {', '.join(value) or 'none'}"
+
+
+def _gpus(value: Any) -> Iterator[str]:
+    parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
+    if any(not str(part).strip().isdigit() for part in parts if str(part).strip()):
+        yield f"gpu_id: expected numbers such as 0 or '0,1', got {value!r}"
 
 
 def check_eval_step(value: Any) -> int | float:
@@ -248,6 +366,10 @@ def _evaluation(final: Mapping[str, Any]) -> Iterator[str]:
         yield f"eval_args.mode: expected labeled, got {mode!r}; {only}"
     if arguments.get("order") not in ("RO", "TO"):
         yield f"eval_args.order: expected RO or TO, got {arguments.get('order')!r}"
+    yield from _split(arguments.get("split"))
+    grouped = arguments.get("group_by")
+    if grouped is not None and str(grouped).lower() not in ("none", "user"):
+        yield f"eval_args.group_by: expected none or user, got {grouped!r}"
     sampling = final["train_neg_sample_args"]
     negative = sampling.get("distribution") if isinstance(sampling, dict) else sampling
     if str(negative).lower() != "none":
@@ -255,6 +377,33 @@ def _evaluation(final: Mapping[str, Any]) -> Iterator[str]:
     metrics = final["metrics"]
     metrics = [metrics] if isinstance(metrics, str) else list(metrics)
     yield from _metrics(metrics, final["valid_metric"])
+
+
+def _split(split: Any) -> Iterator[str]:
+    """Shares of training, validation and test rows, or a user's last two rows."""
+    if not isinstance(split, Mapping) or len(split) != 1:
+        yield f"eval_args.split: expected one of RS or LS with its value, got {split!r}"
+        return
+    ((mode, value),) = split.items()
+    if mode == "TS":
+        yield (
+            "eval_args.split: expected RS or LS, got TS (RecBole cuts it on float32 time); order: "
+            "TO with RS is the exact split in time"
+        )
+    elif mode == "LS":
+        if value != "valid_and_test":
+            yield f"eval_args.split.LS: expected valid_and_test, got {value!r}"
+    elif mode != "RS":
+        yield f"eval_args.split: expected RS or LS, got {mode!r}"
+    elif not isinstance(value, (list, tuple)) or len(value) != 3 or not _shares(value):
+        yield f"eval_args.split.RS: expected 3 shares such as [.8, .1, .1], got {value!r}"
+
+
+def _shares(values: Iterable[Any]) -> bool:
+    """Whether all are numbers from 0 on, and the first, of what is trained on, is more."""
+    values = list(values)
+    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+    return numbers and values[0] > 0 and all(v >= 0 and math.isfinite(v) for v in values)
 
 
 def _metrics(metrics: list[Any], valid_metric: Any) -> Iterator[str]:

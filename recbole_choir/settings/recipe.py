@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from recbole_choir.errors import ConfigError, nearest
 from recbole_choir.paths import properties_dir
 from recbole_choir.settings.base import refusal
-from recbole_choir.settings.layers import merge
+from recbole_choir.settings.layers import merge, read_yaml
 from recbole_choir.settings.profiles import ProfileSettings, check_engine
 from recbole_choir.settings.soft import SoftRecipe
 
@@ -405,7 +404,7 @@ def load_recipe(
         fields, where = dict(source), "recipe"
     else:
         path = _find(str(source))
-        fields, where = _read(path), f"recipe {path.name}"
+        fields, where = read_yaml(path, "recipe"), f"recipe {path.name}"
     fields = merge(fields, dict(overrides or {}))
     _check_keys(fields, Recipe, where)
     try:
@@ -477,18 +476,3 @@ def _find(source: str) -> Path:
         f"semantic_recipe: expected a YAML file or one of {', '.join(names)}, "
         f"got '{source}'{nearest(source, names)}"
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        line = " ".join(str(error).split())
-        raise ConfigError(f"recipe {path.name}: not valid YAML: {line}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {path.name}: cannot be read: {error}") from None
-    if fields is None:
-        return {}
-    if not isinstance(fields, dict):
-        raise ConfigError(f"recipe {path.name}: expected key: value lines, got {fields!r}")
-    return fields

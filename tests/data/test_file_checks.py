@@ -162,7 +162,7 @@ def test_an_encoding_that_is_given_is_read(tmp_path: Path) -> None:
 
 def test_a_rating_may_be_any_number_and_columns_that_are_not_read_anything(tmp_path: Path) -> None:
     rows = [r.replace("\t1\t", "\t4.5\t") for r in ROWS]
-    assert looked_at(tmp_path, whole(rows), binary=False) == []
+    assert looked_at(tmp_path, whole(rows), threshold=4.0) == []
     bad = whole(header=HEADER.replace("place:token", "place:float"))
     assert [f.column for f in looked_at(tmp_path, bad)] == ["place"]
     read = {"inter": {"user_id", "item_id", "label", "timestamp"}}

@@ -119,7 +119,7 @@ def test_two_comparisons_do_not_work_in_one_folder(
 
 
 def test_an_interrupt_ends_at_once_and_says_what_is_next(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -128,11 +128,11 @@ def test_an_interrupt_ends_at_once_and_says_what_is_next(
         raise SystemExit(code)
 
     monkeypatch.setattr(command, "Processes", lambda out, threads: interrupted)
-    monkeypatch.setattr("recbole_choir.experiments.runner.os._exit", end)
+    monkeypatch.setattr("recbole_choir.processes.os._exit", end)
     with pytest.raises(SystemExit) as stop:
         main(["compare", "--models=Base", "--tune=0", "--out", str(tmp_path / "o")])
     assert stop.value.code == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command goes on" in capfd.readouterr().err
 
 
 def test_fast_is_a_default_that_what_is_given_overrides(

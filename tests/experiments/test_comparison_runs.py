@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import signal
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from recbole_choir.experiments import runner
 from recbole_choir.experiments.compare_command import write_tables
 from recbole_choir.experiments.record_store import pack
 from recbole_choir.experiments.runner import open_progress, run_missing
@@ -195,3 +201,66 @@ def test_a_repeated_point_is_one_run_and_counts_as_a_trial(
     assert len([run for run in fake.runs if run.role == "tune"]) == 2
     trials = open_progress(plan, out)["ml-100k", "Base"].trials()
     assert [t.state for t in trials] == ["complete"] * 6
+
+
+def test_an_interrupt_keeps_what_is_at_work_and_starts_nothing_more(
+    fakes: Any, out: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plan = fakes.plan_of("DeepFM", trials=0)
+
+    class Interrupted(fakes.Fake):
+        def __call__(self, run: Run, slot: int) -> Any:
+            if len(self.runs) == 1:
+                signal.raise_signal(signal.SIGINT)
+            return super().__call__(run, slot)
+
+    fake = Interrupted(out)
+    with pytest.raises(KeyboardInterrupt):
+        run_missing(plan, out, 3, fake, show_progress=False)
+    assert len(fake.runs) == 2, "the third slot stays free"
+    assert len(fakes.contents(out)) == 2
+    assert "no run is started any more" in capfd.readouterr().err
+    assert len(fakes.compare(plan, out).runs) == 4, "the next start goes on"
+
+
+def test_a_killed_run_is_its_record_and_the_others_go_on(fakes: Any, out: Path) -> None:
+    plan = fakes.plan_of("DeepFM", trials=0)
+
+    class Killing(fakes.Fake):
+        def __call__(self, run: Run, slot: int) -> Any:
+            future = super().__call__(run, slot)
+            if (run.cell, run.seed) != ("DeepFM", 12):
+                return future
+            (out / f"{run.key()}.json").unlink()
+            weights = out / "runs" / f"{run.key()}-weights"
+            weights.mkdir(parents=True)
+            (weights / "m.pth").write_text("half")
+            future = Future()
+            future.set_exception(BrokenProcessPool("terminated abruptly"))
+            return future
+
+    state = run_missing(plan, out, 2, Killing(out), show_progress=False)
+    found = [json.loads(text) for text in fakes.contents(out).values()]
+    assert len(found) == 6
+    (failed,) = [record for record in found if "error" in record]
+    assert (failed["cell"], failed["seed"]) == ("DeepFM", 12)
+    assert failed["error"].startswith("the process of this run was killed")
+    assert sum(len(p.failed_seeds()) for p in state.values()) == 1
+    assert list((out / "runs").iterdir()) == [], "its weights are gone"
+
+
+def test_a_full_disk_lets_the_runs_at_work_end(
+    fakes: Any, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault put in: the record of a failed run cannot be written."""
+    plan = fakes.plan_of("DeepFM", trials=0)
+
+    def full(run: Run, folder: Path, message: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+    monkeypatch.setattr(runner, "write_failure", full)
+    fake = fakes.Fake(out, fails=lambda run: (run.cell, run.seed) == ("DeepFM", 11))
+    with pytest.raises(OSError, match="No space left on device"):
+        run_missing(plan, out, 2, fake, show_progress=False)
+    assert len(fake.runs) == 2
+    assert len(fakes.contents(out)) == 1, "the other one of the two is kept"

@@ -19,10 +19,12 @@ from recbole_choir.errors import DataError
 from recbole_choir.experiments.record_store import (
     PACK,
     folders_with_records,
+    pack,
     read_record,
     read_records,
 )
 from recbole_choir.experiments.records_command import main
+from recbole_choir.files import whole_file
 from recbole_choir.record import write_json
 
 VALUES = st.recursive(
@@ -166,3 +168,14 @@ def test_nothing_to_pack_or_to_unpack_and_damage_are_one_line(tmp_path: Path) ->
     (tmp_path / PACK).write_bytes(b"no")
     with pytest.raises(DataError, match="not packed records"):
         read_records(tmp_path)
+
+
+def test_a_record_that_is_being_written_is_none_yet(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"model": "Base"})
+    with whole_file(tmp_path / "b.json") as half:
+        half.write_text('{"model": ')
+        assert list(read_records(tmp_path)) == ["a.json"]
+        assert pack(tmp_path)[1] == 1
+        assert half.exists()
+        half.write_text('{"model": "POSO"}')
+    assert list(read_records(tmp_path)) == ["a.json", "b.json"]

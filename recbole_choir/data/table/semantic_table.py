@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,8 @@ from recbole_choir.data.table.item_files import ItemPart
 from recbole_choir.data.table.parquet import Columns, read_columns
 from recbole_choir.data.table.soft_files import SoftPart
 from recbole_choir.errors import TableError, nearest
+from recbole_choir.files import parse_json
+from recbole_choir.table_seal import RowsStamp, check_seal, sealed_interactions
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class SemanticTable:
         ids: ``users`` and ``items`` that the maker stamped; empty for a table without stamps.
         items: Semantic ids and content vectors of items, or None where the table has none.
         soft: Soft groups of users, or None where the table has none.
+        made_from: The interactions that each snapshot was made from; None where the table has no
+            seal that says so.
     """
 
     path: Path
@@ -64,24 +67,30 @@ class SemanticTable:
     ids: dict[str, IdStamp]
     items: ItemPart | None = None
     soft: SoftPart | None = None
+    made_from: list[RowsStamp] | None = None
 
     @classmethod
-    def load(cls, path: str | Path) -> SemanticTable:
+    def load(cls, path: str | Path, sealed: bool = True) -> SemanticTable:
         """Read a table and check everything that can be checked without the dataset.
 
         Args:
             path: The table's folder (form: :mod:`recbole_choir.table_format`).
+            sealed: Compare its files with its seal (:mod:`recbole_choir.table_seal`).
 
         Returns:
             The table.
 
         Raises:
-            TableError: A file or column is missing or damaged, the format is of another version, a
-                code or snapshot is out of range, a row is there twice, or a user's group is not
-                among the groups of its snapshot.
+            TableError: A file is another than when the table was sealed, a file or column is
+                missing or damaged, the format is of another version, a code or snapshot is out of
+                range, a row is there twice, or a user's group is not among the groups of its
+                snapshot.
         """
         folder = Path(path)
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
+        made_from = None
+        if sealed and check_seal(folder, manifest):
+            made_from = sealed_interactions(folder, manifest)
         times = _snapshot_times(manifest, folder)
         n_codes = codebook_sizes(manifest, folder)
         codes = [tf.code_column(level) for level in range(1, len(n_codes) + 1)]
@@ -111,17 +120,24 @@ class SemanticTable:
             ids=_id_stamps(manifest),
             items=ItemPart.load(folder, manifest, len(times)),
             soft=SoftPart.load(folder, manifest, len(times)),
+            made_from=made_from,
         )
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a table's manifest.
+
+    Raises:
+        TableError: The folder, the manifest or a readable form of it is missing, or the format is
+            of another version.
+    """
     path = folder / tf.MANIFEST
     if not folder.is_dir():
         raise TableError(f"semantic table: expected a folder, found none at {folder}")
     if not path.is_file():
         raise TableError(f"{folder}: expected a semantic table, found no {tf.MANIFEST} in it")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TableError(
             f"{path}: not a readable manifest: {' '.join(str(error).split())}"

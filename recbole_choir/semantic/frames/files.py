@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from recbole_choir.errors import ConfigError, DataError
+from recbole_choir.settings.layers import parse_value
 
 _ID_COLUMNS = {"user_id": str, "item_id": str}
 
@@ -57,10 +57,7 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals:
             raise ConfigError(f"--set: expected KEY=VALUE, got '{pair}'")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {key}: expected a YAML value, got '{value}'") from None
+        parsed = parse_value(value, f"--set {key}")
         *parts, last = key.strip().split(".")
         inner = out
         for part in parts:

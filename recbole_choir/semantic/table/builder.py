@@ -51,6 +51,7 @@ from recbole_choir.table_format import (
     USER_ID,
     code_column,
 )
+from recbole_choir.table_seal import RowsStamp, stamp_rows
 
 logger = logging.getLogger(__name__)
 
@@ -288,6 +289,7 @@ def build_prepared(
         items=None if items is None else _item_content(items, frames),
         soft=soft,
         write_codebooks=lambda folder: _save_codebooks(folder, grouping, items),
+        made_from=_made_from(frames, moments),
     )
     with _stage("write"):
         return write_table(content, out)
@@ -380,6 +382,15 @@ def _soft_groups(
         return soft_groups(
             frames, moments, recipe, encoder, profiles, show_progress=show_progress, **trained
         )
+
+
+def _made_from(frames: Frames, moments: NDArray[np.float64]) -> list[RowsStamp]:
+    """The interactions strictly before each snapshot, for the table's seal."""
+    rows = frames.interactions
+    user, users = pd.factorize(rows[USER_ID])
+    item, items = pd.factorize(rows[ITEM_ID])
+    time, label = rows["timestamp"].to_numpy(np.float64), rows["label"].to_numpy()
+    return stamp_rows(users.tolist(), items.tolist(), user, item, time, label, moments)
 
 
 def _item_content(items: ItemGrouping, frames: Frames) -> ItemContent:

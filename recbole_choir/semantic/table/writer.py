@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recbole_choir.errors import TableError
+from recbole_choir.files import parse_json
+from recbole_choir.processes import is_alive
 from recbole_choir.semantic.frames.fingerprint import fingerprint_columns, fingerprint_json
 from recbole_choir.semantic.soft.files import soft_arrow, soft_vectors_arrow
 from recbole_choir.semantic.soft.groups import SoftContent
@@ -47,6 +49,7 @@ from recbole_choir.table_format import (
     VECTOR,
     code_column,
 )
+from recbole_choir.table_seal import SEAL, RowsStamp, make_seal
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +103,7 @@ class TableContent:
         items: Ids, clusters and vectors of the items; None if the recipe makes none.
         soft: Soft groups of the users; None if the recipe makes none.
         write_codebooks: Called with the folder to write the codebooks into.
+        made_from: The interactions strictly before each snapshot, for the seal.
     """
 
     recipe: Mapping[str, Any]
@@ -119,6 +123,7 @@ class TableContent:
     items: ItemContent | None = None
     soft: SoftContent | None = None
     write_codebooks: Callable[[Path], None] | None = None
+    made_from: Sequence[RowsStamp] | None = None
 
     def fingerprint(self) -> str:
         """Fingerprint of what a model reads: snapshots, users, groups, items and soft groups."""
@@ -179,7 +184,7 @@ def read_manifest(table: str | Path) -> dict[str, Any]:
     """
     path = Path(table) / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         line = " ".join(str(error).split())
         raise TableError(f"{path}: not a readable manifest of a semantic table: {line}") from None
@@ -244,6 +249,7 @@ def _write_files(content: TableContent, folder: Path) -> None:
         "versions": dict(content.versions),
         "files": {p.name: p.stat().st_size for p in sorted(folder.iterdir())},
     }
+    manifest[SEAL] = make_seal(folder, manifest, content.made_from)
     # Last, so that a folder with a manifest is a folder with everything.
     text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
     (folder / MANIFEST).write_text(text, "utf-8")
@@ -327,24 +333,13 @@ def _sweep(out: Path) -> None:
     for state in ("replaced", "writing"):
         for left in sorted(out.parent.glob(f".{out.name}.{state}-{socket.gethostname()}-*")):
             pid = left.name.rsplit("-", 1)[1]
-            if not pid.isdigit() or _is_alive(int(pid)):
+            # what bears our own number was left by an earlier process
+            if not pid.isdigit() or (int(pid) != os.getpid() and is_alive(int(pid))):
                 continue
             if state == "replaced" and not out.exists():
                 left.rename(out)  # killed between the two renames: the old table goes back
             else:
                 shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return False  # what bears our own number was left by an earlier process
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _refuse_strangers(out: Path) -> None:

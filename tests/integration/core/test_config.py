@@ -118,14 +118,22 @@ def test_recboles_context_yaml_does_not_beat_ours() -> None:
 def test_eval_args_and_semantic_are_merged_other_mappings_replaced() -> None:
     config = build(
         config_dict={"eval_args": {"order": "RO"}, "threshold": {"rating": 3}},
-        cli=parse_cli(["--semantic.input=behaviour", "--load_col.user=[user_id, age]"]),
+        cli=parse_cli(
+            [
+                "--semantic.input=behaviour",
+                "--load_col.user=[user_id, age]",
+                "--user_attr_fields=[age]",
+            ]
+        ),
     )
     assert config["eval_args"]["order"] == "RO"
     assert config["eval_args"]["split"] == {"RS": [0.8, 0.1, 0.1]}
     assert config["semantic"] == {"input": "behaviour"}
     assert config["load_col"]["user"] == ["user_id", "age"]
     assert "rating" in config["load_col"]["inter"]
-    replaced = build(config_dict={"load_col": {"inter": ["user_id", "item_id", "rating"]}})
+    inter = ["user_id", "item_id", "rating", "timestamp"]
+    none = {"user_attr_fields": [], "item_attr_fields": [], "category_field": None}
+    replaced = build(config_dict={"load_col": {"inter": inter}, **none})
     assert list(replaced["load_col"]) == ["inter"]
 
 

@@ -193,7 +193,7 @@ def test_other_fields_by_name(
     dataset = attached(make_config(lift_fields=["maker", "genre"], use_lifts=True), write_soft())
     names = dataset.model_inputs.schema.lift_names
     assert names == ("lift_item", "lift_maker", "lift_genre", "lift_mass")
-    with pytest.raises(ConfigError, match=r"lift_fields: expected token .*got 'makr'.*'maker'"):
+    with pytest.raises(ConfigError, match=r"lift_fields: 'makr' is not loaded.*'maker'"):
         create_dataset(make_config(lift_fields=["makr"], use_lifts=True))
 
 
