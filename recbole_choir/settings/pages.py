@@ -181,8 +181,15 @@ def recipe_tables(cls: type[BaseModel], heading: str = "") -> Iterator[str]:
 
 
 def _meanings(cls: type[BaseModel]) -> dict[str, str]:
-    """Field -> its text in the ``Args`` of the docstring; a line may be about several fields."""
-    _, _, arguments = inspect.cleandoc(cls.__doc__ or "").partition("Args:\n")
+    """Field -> its text in the ``Args`` of the docstrings; a line may be about several fields."""
+    found: dict[str, str] = {}
+    for base in reversed([c for c in cls.__mro__ if issubclass(c, BaseModel)]):
+        found |= _arguments(inspect.cleandoc(base.__doc__ or ""))
+    return found
+
+
+def _arguments(docstring: str) -> dict[str, str]:
+    _, _, arguments = docstring.partition("Args:\n")
     found: dict[str, str] = {}
     names: list[str] = []
     for line in arguments.splitlines():

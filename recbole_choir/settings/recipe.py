@@ -186,95 +186,17 @@ class ItemRecipe(_Part):
         return _codewords(self.n_clusters, self.n_levels, n_items, self.ids_per_cluster)
 
 
-class Recipe(BaseModel):
-    """Every choice that shapes a semantic table.
+class SnapshotRecipe(_Part):
+    """When snapshots are taken (docs/gaps.md C16).
 
     Args:
-        input: What users are grouped by: ``text`` (the written profile), ``text_parts`` (names of
-            what they bought), ``aligned`` (the written profile aligned with behaviour),
-            ``behaviour`` (SVD of user x item), ``interest`` (a sequence model over item vectors,
-            AKT-Rec Eq. 2; needs ``items``), ``id_embedding`` (vectors of a trained model) or
-            ``random`` (the control).
-        profile_engine: Who writes the profiles: ``template`` (no language model), ``openai``,
-            or ``llama_cpp``.
-        profile: How a language model writes them; see
-            :class:`~recbole_choir.settings.profiles.ProfileSettings`.
-        encoder: ``embedded`` (MiniLM, installed with the package) or any sentence-transformers
-            name or path.
-        truncate_dim: Keep this many leading dimensions of an embedding, then normalise; all if
-            null.
-        n_levels: Depth M of the hierarchical group id; the paper's 3.
-        quantizer: ``rqkmeans`` (ChoirRec) or ``rqvae`` (AKT-Rec).
-        n_clusters: Codewords per level, one number or one per level; null chooses
-            ``(users / users_per_group)^(1 / M)``.
-        users_per_group: 20, as in ChoirRec; AKT-Rec has about 17.
-        min_members: A group with fewer members backs off to its prefix.
-        agg_level: ``backoff`` or a fixed level of the prefix whose group a user reads.
         n_snapshots: Snapshots at equal steps of the number of interactions, the last one after
             all of them.
         snapshot_times: Explicit times in epoch seconds instead.
-        codebooks: ``once`` fits the codebooks on the first snapshot, so that ids keep their
-            meaning; ``per_snapshot`` fits them again (for studies).
-        windows_days: Recent and medium window of a profile, in days; what is older is the long one.
-        top_categories: Categories K_cat in a group's sequence.
-        sequence_length: Items in a group's sequence.
-        svd_dim: Dimensions of the ``behaviour`` input.
-        text_parts_fields: Item fields whose names make the ``text_parts`` input.
-        aligned_text: What the ``aligned`` input aligns: ``profile`` (as ``text``), ``parts`` (as
-            ``text_parts``) or ``both`` side by side, which knows most on every dataset tried.
-        id_embedding_path: File with the vectors of the ``id_embedding`` input.
-        items: Also make semantic ids of items; null makes none (ChoirRec needs none).
-        soft: Also make soft groups (:class:`~recbole_choir.settings.soft.SoftRecipe`);
-            null makes none.
-        alignment: Of the ``aligned`` user input.
-        interest: Of the ``interest`` user input.
-        rqvae: Sizes of the RQ-VAE, for users and items.
-        seed: Seed of everything random.
-
-    References:
-        ChoirRec, sections 4.2 and 4.3; docs/gaps.md C12, C13, C16 to C19.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    input: Literal[
-        "text", "text_parts", "aligned", "behaviour", "interest", "id_embedding", "random"
-    ] = "text"
-    profile_engine: str = "template"
-    profile: ProfileSettings = ProfileSettings()
-    encoder: str = "embedded"
-    truncate_dim: int | None = Field(default=None, ge=1)
-    quantizer: Literal["rqkmeans", "rqvae"] = "rqkmeans"
-    n_levels: int = Field(default=3, ge=1, le=16)
-    n_clusters: int | list[int] | None = None
-    users_per_group: float = Field(default=USERS_PER_GROUP, gt=0)
-    min_members: int = Field(default=20, ge=1)
-    agg_level: int | Literal["backoff"] = "backoff"
     n_snapshots: int = Field(default=4, ge=1)
     snapshot_times: list[float] | None = None
-    codebooks: Literal["once", "per_snapshot"] = "once"
-    windows_days: tuple[float, float] = (7, 30)
-    top_categories: int = Field(default=10, ge=1)
-    sequence_length: int = Field(default=50, ge=1)
-    svd_dim: int = Field(default=48, ge=1)
-    text_parts_fields: list[str] = Field(default=["category", "title"], min_length=1)
-    aligned_text: Literal["profile", "parts", "both"] = "both"
-    id_embedding_path: str | None = None
-    items: ItemRecipe | None = None
-    soft: SoftRecipe | None = None
-    alignment: AlignmentRecipe = AlignmentRecipe()
-    interest: InterestRecipe = InterestRecipe()
-    rqvae: RQVAERecipe = RQVAERecipe()
-    seed: int = Field(default=0, ge=0)
-
-    _clusters_positive = field_validator("n_clusters")(_positive)
-
-    @field_validator("windows_days")
-    @classmethod
-    def _windows_grow(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] <= value[1]:
-            raise ValueError("expected two lengths in days, the shorter first")
-        return value
 
     @field_validator("snapshot_times")
     @classmethod
@@ -287,22 +209,30 @@ class Recipe(BaseModel):
             raise ValueError("expected times in increasing order")
         return value
 
+
+class ProfileRecipe(_Part):
+    """Who tells users in words, and of what time (ChoirRec, section 4.2; docs/gaps.md C12).
+
+    Args:
+        profile_engine: Who writes the profiles: ``template`` (no language model), ``openai``,
+            or ``llama_cpp``.
+        profile: How a language model writes them; see
+            :class:`~recbole_choir.settings.profiles.ProfileSettings`.
+        windows_days: Recent and medium window of a profile, in days; what is older is the long one.
+    """
+
+    profile_engine: str = "template"
+    profile: ProfileSettings = ProfileSettings()
+    windows_days: tuple[float, float] = (7, 30)
+
+    @field_validator("windows_days")
+    @classmethod
+    def _windows_grow(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError("expected two lengths in days, the shorter first")
+        return value
+
     def model_post_init(self, context: Any, /) -> None:
-        """Check what involves two fields."""
-        self._one_profile_engine()
-        _one_per_level(self.n_clusters, self.n_levels, "recipe.n_clusters")
-        if isinstance(self.agg_level, int) and not 1 <= self.agg_level <= self.n_levels:
-            raise ConfigError(
-                f"recipe.agg_level: expected 'backoff' or 1..{self.n_levels}, got {self.agg_level}"
-            )
-
-        if self.input == "interest" and self.items is None:
-            raise ConfigError(
-                "recipe.input: 'interest' is learned from item vectors: expected items to be set "
-                "(recipe akt does), got items: null"
-            )
-
-    def _one_profile_engine(self) -> None:
         """``profile_engine`` and ``profile.engine`` are one choice, said at either place."""
         mine, theirs = self.profile_engine, self.profile.engine
         if "profile_engine" not in self.model_fields_set:
@@ -315,9 +245,131 @@ class Recipe(BaseModel):
         object.__setattr__(self, "profile_engine", mine)
         object.__setattr__(self, "profile", self.profile.model_copy(update={"engine": mine}))
 
+
+class VectorRecipe(_Part):
+    """What vectors of users and of items share.
+
+    Args:
+        svd_dim: Dimensions of the ``behaviour`` input.
+        seed: Seed of everything random.
+    """
+
+    svd_dim: int = Field(default=48, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+
+class InputRecipe(ProfileRecipe, VectorRecipe):
+    """What users are grouped by (ChoirRec, section 4.2; AKT-Rec Eq. 2; docs/gaps.md C17, C18).
+
+    Args:
+        input: What users are grouped by: ``text`` (the written profile), ``text_parts`` (names of
+            what they bought), ``aligned`` (the written profile aligned with behaviour),
+            ``behaviour`` (SVD of user x item), ``interest`` (a sequence model over item vectors,
+            AKT-Rec Eq. 2; needs ``items``), ``id_embedding`` (vectors of a trained model) or
+            ``random`` (the control).
+        text_parts_fields: Item fields whose names make the ``text_parts`` input.
+        aligned_text: What the ``aligned`` input aligns: ``profile`` (as ``text``), ``parts`` (as
+            ``text_parts``) or ``both`` side by side, which knows most on every dataset tried.
+        id_embedding_path: File with the vectors of the ``id_embedding`` input.
+        alignment: Of the ``aligned`` user input.
+        interest: Of the ``interest`` user input.
+    """
+
+    input: Literal[
+        "text", "text_parts", "aligned", "behaviour", "interest", "id_embedding", "random"
+    ] = "text"
+    text_parts_fields: list[str] = Field(default=["category", "title"], min_length=1)
+    aligned_text: Literal["profile", "parts", "both"] = "both"
+    id_embedding_path: str | None = None
+    alignment: AlignmentRecipe = AlignmentRecipe()
+    interest: InterestRecipe = InterestRecipe()
+
+
+class GroupingRecipe(InputRecipe):
+    """How vectors of users become codes (ChoirRec, section 4.3; docs/gaps.md C13).
+
+    Args:
+        quantizer: ``rqkmeans`` (ChoirRec) or ``rqvae`` (AKT-Rec).
+        n_levels: Depth M of the hierarchical group id; the paper's 3.
+        n_clusters: Codewords per level, one number or one per level; null chooses
+            ``(users / users_per_group)^(1 / M)``.
+        users_per_group: 20, as in ChoirRec; AKT-Rec has about 17.
+        codebooks: ``once`` fits the codebooks on the first snapshot, so that ids keep their
+            meaning; ``per_snapshot`` fits them again (for studies).
+        rqvae: Sizes of the RQ-VAE, for users and items.
+    """
+
+    quantizer: Literal["rqkmeans", "rqvae"] = "rqkmeans"
+    n_levels: int = Field(default=3, ge=1, le=16)
+    n_clusters: int | list[int] | None = None
+    users_per_group: float = Field(default=USERS_PER_GROUP, gt=0)
+    codebooks: Literal["once", "per_snapshot"] = "once"
+    rqvae: RQVAERecipe = RQVAERecipe()
+
+    _clusters_positive = field_validator("n_clusters")(_positive)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Check what involves two fields."""
+        super().model_post_init(context)
+        _one_per_level(self.n_clusters, self.n_levels, "recipe.n_clusters")
+
     def clusters_for(self, n_users: int) -> list[int]:
         """Number of codewords at each level for that many users (docs/gaps.md C13)."""
         return _codewords(self.n_clusters, self.n_levels, n_users, self.users_per_group)
+
+
+class ItemInputRecipe(VectorRecipe):
+    """What items are described by (AKT-Rec, section 3.1).
+
+    Args:
+        items: Also make semantic ids of items; null makes none (ChoirRec needs none).
+    """
+
+    items: ItemRecipe | None = None
+
+
+class Recipe(SnapshotRecipe, ItemInputRecipe, GroupingRecipe):
+    """Every choice that shapes a semantic table: the parts above, and what joins them.
+
+    A stage takes its own part and cannot read the rest.
+
+    Args:
+        encoder: ``embedded`` (MiniLM, installed with the package) or any sentence-transformers
+            name or path.
+        truncate_dim: Keep this many leading dimensions of an embedding, then normalise; all if
+            null.
+        min_members: A group with fewer members backs off to its prefix.
+        agg_level: ``backoff`` or a fixed level of the prefix whose group a user reads.
+        top_categories: Categories K_cat in a group's sequence.
+        sequence_length: Items in a group's sequence.
+        soft: Also make soft groups (:class:`~recbole_choir.settings.soft.SoftRecipe`);
+            null makes none.
+
+    References:
+        ChoirRec, sections 4.2 and 4.3; docs/gaps.md C12, C13, C16 to C19.
+    """
+
+    encoder: str = "embedded"
+    truncate_dim: int | None = Field(default=None, ge=1)
+    min_members: int = Field(default=20, ge=1)
+    agg_level: int | Literal["backoff"] = "backoff"
+    top_categories: int = Field(default=10, ge=1)
+    sequence_length: int = Field(default=50, ge=1)
+    soft: SoftRecipe | None = None
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Check what involves two fields."""
+        super().model_post_init(context)
+        if isinstance(self.agg_level, int) and not 1 <= self.agg_level <= self.n_levels:
+            raise ConfigError(
+                f"recipe.agg_level: expected 'backoff' or 1..{self.n_levels}, got {self.agg_level}"
+            )
+
+        if self.input == "interest" and self.items is None:
+            raise ConfigError(
+                "recipe.input: 'interest' is learned from item vectors: expected items to be set "
+                "(recipe akt does), got items: null"
+            )
 
 
 def needs_encoder(recipe: Recipe) -> bool:

@@ -7,12 +7,12 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
-from recbole_choir.settings.recipe import Recipe
+from recbole_choir.settings.recipe import SnapshotRecipe
 
 logger = logging.getLogger(__name__)
 
 
-def snapshot_times(times: NDArray[np.float64], recipe: Recipe) -> NDArray[np.float64]:
+def snapshot_times(times: NDArray[np.float64], recipe: SnapshotRecipe) -> NDArray[np.float64]:
     """Choose the moments of the snapshots; each uses the events strictly before its own.
 
     Args:

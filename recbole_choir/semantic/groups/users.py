@@ -24,7 +24,7 @@ from recbole_choir.semantic.quantizers.fitting import (
     make_quantizer,
     quantizer_report,
 )
-from recbole_choir.settings.recipe import Recipe
+from recbole_choir.settings.recipe import GroupingRecipe
 from recbole_choir.table_format import NO_CODE, SNAPSHOT, USER_ID
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Grouping:
 def group_users(
     frames: Frames,
     moments: NDArray[np.float64],
-    recipe: Recipe,
+    recipe: GroupingRecipe,
     encoder: Encoder | None,
     show_progress: bool = True,
     profiles: Callable[[Frames], pd.Series] | None = None,

@@ -22,7 +22,7 @@ from recbole_choir.semantic.items.base import ItemVectors
 from recbole_choir.semantic.profiles.template_engine import make_engine
 from recbole_choir.semantic.profiles.verbalize import verbalize
 from recbole_choir.settings.profiles import TEMPLATE
-from recbole_choir.settings.recipe import TEXT_INPUTS, Recipe
+from recbole_choir.settings.recipe import TEXT_INPUTS, InputRecipe, ProfileRecipe
 
 __all__ = [
     "AlignedInput",
@@ -41,7 +41,7 @@ INPUTS = ("text", "text_parts", "aligned", "behaviour", "interest", "id_embeddin
 
 
 def make_input(
-    recipe: Recipe,
+    recipe: InputRecipe,
     encoder: Encoder | None,
     profiles: Callable[[Frames], pd.Series] | None = None,
     show_progress: bool = True,
@@ -95,7 +95,7 @@ def make_input(
 
 
 def _text_input(
-    recipe: Recipe,
+    recipe: InputRecipe,
     encoder: Encoder,
     profiles: Callable[[Frames], pd.Series] | None,
     show_progress: bool,
@@ -122,10 +122,10 @@ def _text_input(
     )
 
 
-def _written_by(recipe: Recipe) -> Callable[[Frames], pd.Series]:
+def _written_by(recipe: ProfileRecipe) -> Callable[[Frames], pd.Series]:
     if recipe.profile_engine != TEMPLATE:
         raise ConfigError(
-            f"input '{recipe.input}': profile_engine '{recipe.profile_engine}' asks a language "
+            f"profiles: profile_engine '{recipe.profile_engine}' asks a language "
             "model: expected profiles, got none"
         )
     engine = make_engine(recipe.profile_engine)

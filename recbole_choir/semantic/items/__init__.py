@@ -11,7 +11,7 @@ from recbole_choir.semantic.items.blend import BlendedItems
 from recbole_choir.semantic.items.content import ContentItems
 from recbole_choir.semantic.items.prompts import ItemPrompts
 from recbole_choir.semantic.items.random import RandomItems
-from recbole_choir.settings.recipe import ItemRecipe, Recipe
+from recbole_choir.settings.recipe import ItemInputRecipe, ItemRecipe
 
 __all__ = [
     "AlignedItems",
@@ -30,7 +30,7 @@ INPUTS = ("aligned", "text", "behaviour", "blend", "random")
 
 
 def make_item_input(
-    recipe: Recipe, encoder: Encoder | None, show_progress: bool = True
+    recipe: ItemInputRecipe, encoder: Encoder | None, show_progress: bool = True
 ) -> ItemInput:
     """The item input that a recipe names.
 

@@ -36,7 +36,7 @@ from recbole_choir.semantic.profiles.types import (
 )
 from recbole_choir.semantic.profiles.verbalize import verbalize
 from recbole_choir.settings.profiles import TEMPLATE, ProfileSettings
-from recbole_choir.settings.recipe import Recipe
+from recbole_choir.settings.recipe import InputRecipe
 
 logger = logging.getLogger(__name__)
 
@@ -242,7 +242,7 @@ class LlmProfiles:
 
 
 def profile_writer(
-    recipe: Recipe, out: Path, cache_dir: str | Path | None = None, progress: bool = True
+    recipe: InputRecipe, out: Path, cache_dir: str | Path | None = None, progress: bool = True
 ) -> LlmProfiles | None:
     """Who asks the recipe's language model; None where nothing is to be asked.
 
