@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_choir.errors import DataError
@@ -65,6 +65,7 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.dictionaries(NAMES, VALUES, max_size=5), VALUES)
 def test_packed_and_unpacked_again_are_the_same(found: dict[str, Any], summary: Any) -> None:
     with new_folder() as folder:
@@ -80,6 +81,7 @@ def test_packed_and_unpacked_again_are_the_same(found: dict[str, Any], summary: 
         assert files(folder) == before
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.lists(st.dictionaries(NAMES, VALUES, max_size=3), max_size=3))
 def test_bytes_follow_from_the_records_and_not_from_when_they_were_packed(
     parts: list[dict[str, Any]],
