@@ -72,6 +72,7 @@ def export_profiles(
                 for user, text in texts.items()
             ]
     write_whole(out, "\n".join(lines) + "\n")
+    out.chmod(0o600)  # what is told of users is for their owner alone
     s = profiles.statistics
     return (
         f"{len(lines)} profiles in {out}: {s['asked']} asked, {s['reused']} from the store, "

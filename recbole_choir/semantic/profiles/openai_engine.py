@@ -5,15 +5,19 @@ from __future__ import annotations
 import email.utils
 import json
 import logging
+import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import anyio
 
 from recbole_choir.errors import ConfigError, ProfileError
+from recbole_choir.files import parse_json
 from recbole_choir.semantic.profiles.types import (
     AskAgain,
     Prompt,
@@ -39,6 +43,14 @@ _NOT_SENT = frozenset(
     {"ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionTimeoutError"}
 )
 _DETAIL = 300
+_LEAST_KEY = 8  # what is shorter is no secret, and would tear words apart
+_MOST_BYTES = 8 << 20  # of a reply, decompressed: a profile has some hundred
+_MOST_TOKENS = 1 << 31  # a server that counts more has no count
+_REDIRECTS = range(300, 400)
+
+
+class _Unreadable(Exception):
+    """A reply that is not read to its end: too long, or packed more than once."""
 
 
 class OpenAIGenerator:
@@ -49,7 +61,9 @@ class OpenAIGenerator:
     rest of a call. With aiohttp installed (extra ``llm``) the client uses it, for speed.
 
     The key comes from the environment and goes into the request's header, nowhere else: it is
-    taken out of whatever a server says before that becomes a message.
+    taken out of whatever a server says, a profile's text too, before anything is made of it.
+    A redirect is never followed: it would carry profiles, and perhaps the key, to somebody else. A
+    reply is read up to 8 MiB.
 
     Args:
         settings: ``model``, ``base_url``, ``api_key_env``, time-outs, sampling.
@@ -70,6 +84,7 @@ class OpenAIGenerator:
         self.concurrency: int | None = settings.concurrency
         self._key = _api_key(settings)
         self._client = _client(settings, self._key)
+        self._unwrapped = _unwrapped_errors()
         # whole: the client would join a relative one to the base again for every request
         self._url = str(self._client.base_url).rstrip("/") + "/chat/completions"
         mode = settings.structured_output
@@ -85,7 +100,7 @@ class OpenAIGenerator:
             AskAgain: The server does not know this way to ask for a schema; the next one is tried.
             PromptRejected: 400, 413 or 422 (500 where it names ``response_format``) whatever the
                 way.
-            ConfigError: Any other status 4xx: wrong key, model or address.
+            ConfigError: Any other status 4xx: wrong key, model or address; a redirect.
             ProfileError: The account's quota is used up.
         """
         import openai
@@ -99,12 +114,18 @@ class OpenAIGenerator:
         except TimeoutError:
             limit = f"{settings.request_timeout:g} s (profile.request_timeout)"
             raise Transient(f"no whole reply in {limit}", maybe_billed=True) from None
+        except _Unreadable as error:
+            raise Transient(str(error), maybe_billed=True) from None
+        except self._unwrapped as error:
+            raise Transient(
+                self._clean(f"{type(error).__name__}: {error}"), maybe_billed=True
+            ) from None
         except openai.APIStatusError as error:
             # the chain holds the request, and its header the key: it ends here
             raise self._refused(error, prompt, mode) from None
         except openai.APIConnectionError as error:
             raise self._lost(error) from None
-        reply = _reply(answer)
+        reply = _reply(self._without_key(answer))
         if prompt.schema is not None and self._proven is None:
             self._prove(mode)
         return reply
@@ -163,6 +184,12 @@ class OpenAIGenerator:
             return Transient(detail, retry_after=wait, blames_prompt=False)
         if status >= 500 or status in _PASSING:
             return Transient(detail, retry_after=_retry_after(error.response.headers))
+        if status in _REDIRECTS:
+            host = urlsplit(error.response.headers.get("location", "")).hostname or "elsewhere"
+            return ConfigError(
+                f"profile.base_url: the server redirects (status {status}) to "
+                f"{self._clean(host)}, which is not followed: expected the final address"
+            )
         if status in (401, 403):
             held = "it is set" if self._key != _NO_KEY else "it is not set"
             return ConfigError(
@@ -189,6 +216,14 @@ class OpenAIGenerator:
     def _clean(self, text: str) -> str:
         line = " ".join(text.split())
         return (line if self._key == _NO_KEY else line.replace(self._key, "***"))[:_DETAIL]
+
+    def _without_key(self, answer: bytes) -> bytes:
+        if len(self._key) < _LEAST_KEY:
+            return answer
+        # JSON may write the key as it is or escaped
+        for form in (self._key, json.dumps(self._key)[1:-1], self._key.replace("/", "\\/")):
+            answer = answer.replace(form.encode(), b"***")
+        return answer
 
 
 def _api_key(settings: ProfileSettings) -> str:
@@ -222,12 +257,49 @@ def _client(settings: ProfileSettings, key: str) -> openai.AsyncOpenAI:
     try:
         import aiohttp  # noqa: F401
     except ImportError:
-        http = openai.DefaultAsyncHttpxClient(timeout=timeout)
+        kind: Any = openai.DefaultAsyncHttpxClient
     else:
-        http = openai.DefaultAioHttpClient(timeout=timeout)
+        kind = openai.DefaultAioHttpClient
+    http = kind(timeout=timeout, follow_redirects=False, event_hooks={"response": [_bounded]})
     return openai.AsyncOpenAI(
-        base_url=settings.base_url, api_key=key, timeout=timeout, max_retries=0, http_client=http
+        base_url=settings.base_url,
+        api_key=key,
+        timeout=timeout,
+        max_retries=0,
+        http_client=http,
+        default_headers={"Accept-Encoding": "identity"},
     )
+
+
+def _unwrapped_errors() -> tuple[type[Exception], ...]:
+    """What transports raise past the client: an answer that is no HTTP or cannot be unpacked."""
+    import openai
+
+    # httpx in older clients, httpx2 in newer ones
+    transport = import_module(openai.DefaultAsyncHttpxClient.__mro__[1].__module__.split(".")[0])
+    errors: list[type[Exception]] = [transport.HTTPError, transport.InvalidURL, OSError, ValueError]
+    with suppress(ImportError):
+        import aiohttp
+
+        errors.append(aiohttp.ClientError)
+    return tuple(errors)
+
+
+async def _bounded(response: Any) -> None:
+    """Have a reply read up to a limit, counted after decompression, before its body is read."""
+    if "," in response.headers.get("content-encoding", ""):
+        raise _Unreadable("a reply that is compressed more than once")
+    whole = response.aiter_bytes
+
+    async def up_to_limit(*args: Any) -> AsyncIterator[bytes]:
+        size = 0
+        async for part in whole(*args):
+            size += len(part)
+            if size > _MOST_BYTES:
+                raise _Unreadable(f"a reply of more than {_MOST_BYTES >> 20} MiB")
+            yield part
+
+    response.aiter_bytes = up_to_limit
 
 
 def _reply(answer: bytes) -> Reply:
@@ -237,20 +309,33 @@ def _reply(answer: bytes) -> Reply:
         Transient: It is none: a proxy's page, half a body, an error with status 200.
     """
     try:
-        body = json.loads(answer)
+        body = parse_json(answer)
         choice = body["choices"][0]
         message = choice["message"]
         text, refusal = message.get("content") or "", message.get("refusal")
-        usage = body.get("usage") or {}
-        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
     except (ValueError, LookupError, TypeError, AttributeError):
         text = None
     if not isinstance(text, str):
         start = " ".join(answer[:80].decode("utf-8", "replace").split())
         raise Transient(f"not a chat completion: {start!r}", maybe_billed=True)
+    tokens = _tokens(body.get("usage"))
     if refusal:
-        return Reply(str(refusal), "refusal", *tokens)
-    return Reply(text, str(choice.get("finish_reason") or ""), *tokens)
+        return Reply(str(refusal)[:_DETAIL], "refusal", *tokens)
+    return Reply(text, str(choice.get("finish_reason") or "")[:_DETAIL], *tokens)
+
+
+def _tokens(usage: Any) -> tuple[int, int]:
+    """Tokens of prompt and completion; 0 where the server's count is none.
+
+    The text is paid for, whatever stands here.
+    """
+    counts = usage if isinstance(usage, Mapping) else {}
+    given = counts.get("prompt_tokens") or 0, counts.get("completion_tokens") or 0
+    if any(isinstance(n, bool) or not isinstance(n, int | float) for n in given) or not all(
+        0 <= n < _MOST_TOKENS for n in given
+    ):
+        return 0, 0
+    return int(given[0]), int(given[1])
 
 
 def _message(error: openai.APIStatusError) -> str:
@@ -258,7 +343,10 @@ def _message(error: openai.APIStatusError) -> str:
     body = error.body
     if isinstance(body, Mapping) and isinstance(body.get("message"), str):
         return str(body["message"])
-    return json.dumps(body) if isinstance(body, Mapping | list) else str(body or error.message)
+    try:
+        return json.dumps(body) if isinstance(body, Mapping | list) else str(body or error.message)
+    except RecursionError:
+        return "an error that is nested too deeply"
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -268,11 +356,17 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         if value is None:
             continue
         try:
-            return max(0.0, float(value) * unit)
+            seconds = float(value) * unit
         except ValueError:
-            moment = email.utils.parsedate_tz(value)
-            if moment is not None:
-                return max(0.0, email.utils.mktime_tz(moment) - time.time())
+            try:
+                moment = email.utils.parsedate_tz(value)
+                seconds = (
+                    math.nan if moment is None else email.utils.mktime_tz(moment) - time.time()
+                )
+            except (ValueError, OverflowError, TypeError, IndexError):  # a date that is none
+                continue
+        if math.isfinite(seconds):
+            return max(0.0, seconds)
     return None
 
 

@@ -66,10 +66,11 @@ class PromptWriter:
 
         Raises:
             ConfigError: The template fails or writes no user message.
-            DataError: The redactor returned no facts.
+            DataError: The redactor returned no facts, or failed.
         """
         if self.redactor is not None:
-            facts = self.redactor(facts)
+            with _NothingQuoted():
+                facts = self.redactor(facts)
             if not isinstance(facts, dict):
                 raise DataError(f"profile.redact_hook: expected a dict, got {type(facts).__name__}")
         messages: list[tuple[str, str]] = []
@@ -97,6 +98,21 @@ class PromptWriter:
         """Prompts about the users in those rows, written as they are asked for."""
         for row in rows:
             yield self.write(str(table.user_ids[row]), table.of(int(row)))
+
+
+class _NothingQuoted:
+    """An error of a redactor may quote what it is there to keep back: its kind alone is told."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        if kind is not None and issubclass(kind, Exception):
+            raise DataError(
+                f"profile.redact_hook: expected a dict, got {kind.__name__} for one of the users"
+            ) from None
 
 
 def _cleaned(value: Any) -> Any:

@@ -12,7 +12,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -350,6 +350,10 @@ class ProfileStore:
         return self._connection
 
     def _open(self) -> None:
+        # what is told of users is for their owner alone; SQLite gives its other files the same mode
+        with suppress(OSError):  # SQLite says itself what is wrong with the file
+            os.close(os.open(self.path, os.O_RDONLY | os.O_CREAT, 0o600))
+            self.path.chmod(0o600)
         self._connection = sqlite3.connect(
             self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )

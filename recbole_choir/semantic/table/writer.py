@@ -224,6 +224,7 @@ def _write_files(content: TableContent, folder: Path) -> None:
             pq.write_table(vectors, folder / SOFT_VECTORS, compression="zstd")
     if content.profiles is not None:
         content.profiles.to_json(folder / PROFILES, orient="records", lines=True, force_ascii=False)
+        (folder / PROFILES).chmod(0o600)  # what is told of users is for their owner alone
     if content.embeddings is not None:
         np.save(folder / EMBEDDINGS, content.embeddings)
     if content.write_codebooks is not None:

@@ -375,6 +375,20 @@ class TestRedaction:
         with pytest.raises(ConfigError, match=said):
             load_redactor(path)
 
+    def test_a_redactor_that_fails_quotes_nothing(self) -> None:
+        class Odd(Exception):
+            pass
+
+        def redact(facts: dict[str, object]) -> dict[str, object]:
+            raise Odd(f"cannot read {facts}")
+
+        writer = PromptWriter("profile", redact)
+        with pytest.raises(DataError) as error:
+            writer.write("u1", {"attributes": {"city": "Atlantis"}})
+        told = "profile.redact_hook: expected a dict, got Odd for one of the users"
+        assert str(error.value) == told
+        assert error.value.__suppress_context__
+
     def test_no_hook(self) -> None:
         assert load_redactor(None) is None
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import builtins
 import email.utils
+import gzip
 import json
 import logging
+import math
 import time
 
 import pytest
 from fault_server import Action, FaultServer, error_body, profile_of
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 from small_run import SCHEMA, key_of, prompt, run, settings_for
 
 from recbole_choir.errors import ConfigError, ProfileError
@@ -216,6 +221,39 @@ class TestReplies:
         assert "not a chat completion" in result.detail
         assert result.maybe_billed
 
+    @pytest.mark.parametrize(
+        "usage",
+        [
+            1e30,
+            [1],
+            "much",
+            {"prompt_tokens": 1e30, "completion_tokens": 3},
+            {"prompt_tokens": -1, "completion_tokens": 3},
+            {"prompt_tokens": {"a": 1}},
+            {"prompt_tokens": True, "completion_tokens": 1},
+            {"prompt_tokens": "20"},
+            {"completion_tokens": math.nan},
+        ],
+    )
+    def test_a_paid_answer_is_kept_whatever_its_count_says(self, server, usage):
+        body = {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": usage}
+        assert one(server, Action("status", body=json.dumps(body).encode())) == Reply(
+            "x", "stop", 0, 0
+        )
+
+    def test_brackets_in_brackets_are_no_completion(self, server):
+        result = one(server, Action("status", body=b"[" * 200_000))
+        assert isinstance(result, Transient)
+        assert "not a chat completion: '[[[" in result.detail
+        result = one(server, Action("status", status=500, body=b'{"error":' * 100_000))
+        assert isinstance(result, Transient)
+
+    def test_an_endless_finish_reason_is_cut(self, server):
+        body = {"choices": [{"message": {"content": "x"}, "finish_reason": "s" * 100_000}]}
+        assert (
+            len(one(server, Action("status", body=json.dumps(body).encode())).finish_reason) < 400
+        )
+
     @pytest.mark.parametrize("kind", ["cut", "garbage"])
     def test_half_a_reply_or_a_page_of_a_proxy(self, server, kind):
         assert isinstance(one(server, Action(kind)), Transient)
@@ -259,6 +297,67 @@ class TestFaults:
         names = {kind.__name__.lower() for kind in type(generator._client._client).__mro__}
         wanted = "aiohttp" in request.node.callspec.params["_transport"]
         assert any("aiohttp" in name for name in names) == wanted
+
+    def test_a_reply_is_read_up_to_a_limit(self, server):
+        big = one(server, Action("status", body=b" " * (60 << 20)))
+        assert isinstance(big, Transient)
+        assert "a reply of more than 8 MiB" in big.detail
+        bomb = gzip.compress(b" " * (60 << 20))
+        assert len(bomb) < 100_000
+        packed = Action("status", body=bomb, headers={"Content-Encoding": "gzip"})
+        result = one(server, packed)
+        assert isinstance(result, Transient)
+        assert "a reply of more than 8 MiB" in result.detail
+        twice = Action("status", body=bomb, headers={"Content-Encoding": "gzip, gzip"})
+        assert "compressed more than once" in one(server, twice).detail
+
+    def test_a_redirect_is_not_followed(self, server):
+        with FaultServer() as other:
+            target = other.url + "/chat/completions"
+            for code in (301, 302, 307, 308):
+                result = one(server, status(code, headers={"Location": target}))
+                assert isinstance(result, ConfigError)
+                assert f"the server redirects (status {code}) to 127.0.0.1" in str(result)
+            assert other.log == []
+
+    @settings_of_hypothesis(max_examples=60, deadline=None)
+    @given(
+        body=st.binary(max_size=400)
+        | st.recursive(
+            st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(
+                        ["choices", "message", "content", "usage", "finish_reason", "error"]
+                    ),
+                    inner,
+                    max_size=4,
+                )
+            ),
+            max_leaves=12,
+        ).map(lambda value: json.dumps(value).encode()),
+        code=st.sampled_from([200, 200, 200, 204, 206, 302, 400, 404, 429, 500, 503, 599]),
+        headers=st.dictionaries(
+            st.sampled_from(["Retry-After", "retry-after-ms", "Content-Encoding", "Location"]),
+            st.sampled_from(
+                ["", "0", "-1", "nan", "inf", "1e30", "gzip", "br", "x", "http://a b/"]
+            ),
+            max_size=2,
+        ),
+    )
+    def test_whatever_a_server_sends_is_a_reply_or_a_named_error(self, body, code, headers):
+        with FaultServer() as server:
+            result = one(server, Action("status", status=code, body=body, headers=headers))
+        assert isinstance(
+            result, Reply | Transient | AskAgain | PromptRejected | ConfigError | ProfileError
+        )
+        if isinstance(result, Exception):
+            assert "\n" not in str(result)
+        if isinstance(result, Transient) and result.retry_after is not None:
+            assert 0 <= result.retry_after < math.inf
+        if isinstance(result, Reply):
+            assert 0 <= result.prompt_tokens < 2**31
 
     def test_nobody_there(self):
         with FaultServer() as gone:
@@ -375,6 +474,19 @@ class TestKey:
         generator = OpenAIGenerator(settings)
         source = KeyMaker(generator.model_id, generator.parameters).source
         assert KEY not in settings.model_dump_json() + source + repr(settings)
+
+    @pytest.mark.parametrize("key", [KEY, 'sk-"quoted"-4711', "sk-with/slash-4711"])
+    def test_a_key_that_the_server_echoes_is_cut_out(self, server, tmp_path, monkeypatch, key):
+        monkeypatch.setenv("MY_KEY", key)
+        as_text = one(server, Action("text", text=f"your key is {key}"), api_key_env="MY_KEY")
+        assert as_text.text == "your key is ***"
+        for body in (f"page with {key}", json.dumps({"a": key}).replace("/", "\\/")):
+            result = one(server, Action("status", body=body.encode()), api_key_env="MY_KEY")
+            assert "***" in result.detail
+            assert key not in result.detail
+        refusal = json.dumps({"choices": [{"message": {"content": None, "refusal": key}}]})
+        body = Action("status", body=refusal.encode())
+        assert one(server, body, api_key_env="MY_KEY").text == "***"
 
     def test_a_cloud_needs_one(self, monkeypatch):
         with pytest.raises(ConfigError, match=r"expected a key in \$OPENAI_API_KEY"):

@@ -89,6 +89,17 @@ class TestRows:
         assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
         assert store._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
+    def test_the_file_is_its_owners_alone(self, tmp_path):
+        path = tmp_path / "p"
+        with ProfileStore(path) as store:
+            store.commit([good(1)], "s")
+            modes = {f.name: f.stat().st_mode & 0o777 for f in tmp_path.iterdir()}
+        assert set(modes) == {"p", "p-wal", "p-shm"}
+        assert set(modes.values()) == {0o600}
+        path.chmod(0o644)  # made by an earlier version
+        with ProfileStore(path):
+            assert path.stat().st_mode & 0o777 == 0o600
+
     def test_no_user_id_and_no_prompt_is_stored(self, store):
         prompt = Prompt("user-4711", (("user", "secret facts"),))
         maker = KeyMaker("model", {})
