@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from recbole_choir.settings import catalogue, complete, recbole_keys
 from recbole_choir.settings.base import Settings
 from recbole_choir.settings.layers import YamlLoader, parse_cli
 from recbole_choir.settings.recipe import Recipe
+
+logger = logging.getLogger("recbole_choir")
 
 __all__ = ["ChoirConfig", "known_datasets", "parse_cli"]
 
@@ -166,6 +169,11 @@ class ChoirConfig(Config):
             final["show_progress"] = False
             final["verbose"] = False
         if not ids or not final["use_gpu"] or not torch.cuda.is_available():
+            if ids and final["use_gpu"] and "gpu_id" in self.external_config_dict and rank == 0:
+                logger.warning(
+                    "gpu_id=%s: torch sees no CUDA device here, the run is on the CPU",
+                    final["gpu_id"],
+                )
             final["device"] = torch.device("cpu")
             return
         if nproc > 1 and "gpu_id" not in self.external_config_dict:

@@ -292,6 +292,17 @@ def test_the_environment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config["gpu_id"] == "0,1"
 
 
+def test_a_gpu_that_is_asked_for_and_not_there_is_a_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    said = "gpu_id=3: torch sees no CUDA device here, the run is on the CPU"
+    for values, expected in (({"gpu_id": 3}, [said]), ({}, []), ({"gpu_id": ""}, [])):
+        caplog.clear()
+        assert str(build(config_dict=values)["device"]) == "cpu"
+        assert [r.message for r in caplog.records if "CUDA" in r.message] == expected
+
+
 def test_devices_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
