@@ -595,6 +595,27 @@ def kill_runs() -> str:
     return to_markdown(pd.DataFrame.from_dict(rows, orient="index"), "killed")
 
 
+def kill_profiles() -> str:
+    """What kills of the profile stage cost."""
+    if not (RECORDS / "kill_profiles.json").is_file():
+        return NO_RECORD
+    record = _read("kill_profiles")
+    return to_markdown(pd.DataFrame.from_dict({"": {k: f"{v:,}" for k, v in record.items()}}).T, "")
+
+
+def core_step() -> str:
+    """Milliseconds of a training step, and over those of the core before the repair."""
+    rows = {
+        name: {
+            "before, ms": f"{one['earlier_ms']:.1f}",
+            "now, ms": f"{one['now_ms']:.1f}",
+            "ratio": f"{one['ratio']:.2f}",
+        }
+        for name, one in _read("core_step")["models"].items()
+    }
+    return to_markdown(pd.DataFrame.from_dict(rows, orient="index"), "model")
+
+
 def table_seal() -> str:
     """Seconds that the seal of a table costs, next to what a run does anyhow."""
     record = _read("table_seal")
@@ -653,6 +674,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "soft-ml-100k": study("soft-ml-100k", ACTIVITY),
     "gauc": gauc,
     "kill-runs": kill_runs,
+    "kill-profiles": kill_profiles,
+    "core-step": core_step,
     "table-seal": table_seal,
     "model-speed": model_speed,
     "rq-kmeans": rq_kmeans,
