@@ -448,19 +448,31 @@ def gap_findings() -> str:
     return to_markdown(pd.Series(rows, name="ml-100k").to_frame(), "figure")
 
 
-def base_search() -> str:
-    """What 24 trials chose for each model on each dataset, and what the defaults had reached."""
-    rows: dict[str, dict[str, str]] = {}
-    for folder in _studies("search-"):
-        for entry in read_record(folder / CHOSEN) or ():
-            point = ", ".join(f"{k} {v:g}" for k, v in entry["point"].items())
-            rows[f"{entry['dataset']}, {entry['row']}"] = {
-                "trials": f"{entry['trials']} ({entry['pruned']} stopped)",
-                "defaults": f"{entry['defaults']:.4f}" if entry["defaults"] else "-",
-                "valid GAUC": f"{entry['value']:.4f}",
-                "chosen": point,
-            }
-    return to_markdown(pd.DataFrame.from_dict(rows, orient="index"), "dataset, row")
+def searched(of_models: bool) -> Callable[[], str]:
+    """What 24 trials chose and what the defaults had reached: of Base alone, or of other models.
+
+    A search of another model has a Base of its own, on the same rows: the two belong together, and
+    not to the Base of another share of the users.
+    """
+
+    def table() -> str:
+        rows: dict[str, dict[str, str]] = {}
+        for folder in _studies("search-"):
+            entries = read_record(folder / CHOSEN) or ()
+            if of_models != (len(entries) > 1):
+                continue
+            for entry in entries:
+                where = folder.name.removeprefix("search-") if of_models else entry["dataset"]
+                point = ", ".join(f"{k} {v:g}" for k, v in entry["point"].items())
+                rows[f"{where}: {entry['row']}"] = {
+                    "trials": f"{entry['trials']} ({entry['pruned']} stopped)",
+                    "defaults": f"{entry['defaults']:.4f}" if entry["defaults"] else "-",
+                    "valid GAUC": f"{entry['value']:.4f}",
+                    "chosen": point,
+                }
+        return to_markdown(pd.DataFrame.from_dict(rows, orient="index"), "search: row")
+
+    return table
 
 
 def standing() -> str:
@@ -636,7 +648,8 @@ TABLES: dict[str, Callable[[], str]] = {
         "attention", ("attention_entropy_history", "attention_logit_sd_history")
     ),
     "decay": chosen_core("decay"),
-    "base-search": base_search,
+    "base-search": searched(of_models=False),
+    "model-search": searched(of_models=True),
     "distillation": distillation,
     "gap-distillation": gap_cells(
         "kd_|sum",
