@@ -615,6 +615,18 @@ def kill_profiles() -> str:
     return to_markdown(pd.DataFrame.from_dict({"": {k: f"{v:,}" for k, v in record.items()}}).T, "")
 
 
+def file_checks() -> str:
+    """What looking at a dataset's files costs next to reading them."""
+    record = _read("file_checks")
+    row = {
+        "looking, s": f"{record['looking_s']:.2f}",
+        "reading, s": f"{record['reading_s']:.2f}",
+        "looking over reading": f"{record['looking_over_reading']:.1%}",
+        "more memory, MiB": str(record["more_memory_mib"]),
+    }
+    return to_markdown(pd.DataFrame.from_dict({record["dataset"]: row}, orient="index"), "dataset")
+
+
 def core_step() -> str:
     """Milliseconds of a training step, and over those of the core before the repair."""
     rows = {
@@ -689,6 +701,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kill-runs": kill_runs,
     "kill-profiles": kill_profiles,
     "core-step": core_step,
+    "file-checks": file_checks,
     "table-seal": table_seal,
     "model-speed": model_speed,
     "rq-kmeans": rq_kmeans,
