@@ -49,7 +49,7 @@ def main() -> None:
     read = least(lambda: reading.create_dataset(config))
     print(f"looking {look:.3f} s, reading {read:.3f} s, {look / read:.1%}; {grown} MiB more memory")
     record = {
-        "dataset": args.dataset,
+        "dataset": options.dataset,
         "looking_s": round(look, 3),
         "reading_s": round(read, 3),
         "looking_over_reading": round(look / read, 3),
