@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from recbole.utils import get_local_time
 
-from recbole_choir.errors import CheckpointError, ConfigError, DataError
+from recbole_choir.errors import CheckpointError, ConfigError, DataError, nearest
 from recbole_choir.files import whole_file
 from recbole_choir.integration import distributed
 from recbole_choir.integration.metrics import LabelledEvaluator, data_struct
@@ -118,6 +118,7 @@ class TreeTrainer:
 
     package: str
     suffix: str
+    parameters: str
 
     def __init__(self, config: Any, model: Any) -> None:
         if distributed.world_size() > 1:
@@ -158,7 +159,14 @@ class TreeTrainer:
         if valid_data:
             held_out = collect_columns(valid_data)
             valid = feature_matrix(held_out, names), held_out[label_field].reshape(-1)
-        self.model = self._fit(train, valid, names, verbose and show_progress)
+        try:
+            self.model = self._fit(train, valid, names, verbose and show_progress)
+        except self._read_errors() as error:
+            said = " ".join(str(error).split("Stack trace")[0].split())[:200]
+            given = self.config[self.parameters]
+            raise ConfigError(
+                f"{self.parameters}: {self.package} refuses {dict(given or {})}: {said}"
+            ) from None
         seconds = time.perf_counter() - start
         if saved:
             with whole_file(self.saved_model_file) as temporary:
@@ -256,10 +264,12 @@ class LightGBMTrainer(TreeTrainer):
     """LightGBM; reads ``lgb_params``, ``lgb_num_boost_round`` and ``lgb_early_stopping_rounds``."""
 
     package = "lightgbm"
+    parameters = "lgb_params"
     suffix = ".txt"
 
     def _fit(self, train: Any, valid: Any, names: list[str], verbose: bool) -> Any:
         lgb = self.library
+        self._refuse_unknown(self.config["lgb_params"] or {})
         params = {
             "verbosity": -1,
             "seed": self.config["seed"],
@@ -281,6 +291,15 @@ class LightGBMTrainer(TreeTrainer):
             valid_names=["valid"][: len(sets)],
             callbacks=callbacks,
         )
+
+    def _refuse_unknown(self, given: Mapping[str, Any]) -> None:
+        """LightGBM says nothing of a parameter that it does not know, with its log off."""
+        aliases = getattr(self.library.basic, "_ConfigAliases", None)
+        known = getattr(aliases, "_get_all_param_aliases", dict)()
+        names = {*known, *(name for names in known.values() for name in names)}
+        for name in given if names else ():
+            if name not in names:
+                raise ConfigError(f"lgb_params: no parameter '{name}'{nearest(str(name), names)}")
 
     def _score(self, features: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         return self.model.predict(features, num_threads=torch.get_num_threads())
@@ -307,6 +326,7 @@ class XGBoostTrainer(TreeTrainer):
     """
 
     package = "xgboost"
+    parameters = "xgb_params"
     suffix = ".json"
 
     def _fit(self, train: Any, valid: Any, names: list[str], verbose: bool) -> Any:

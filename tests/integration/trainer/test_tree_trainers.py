@@ -164,3 +164,22 @@ def test_features_without_the_label():
         feature_names({"label": columns["label"]}, exclude=("label",))
     with pytest.raises(DataError, match="expected the field 'age'"):
         feature_matrix(columns, ["age"])
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"lgb_params": {"num_leaves": -3}}, "lgb_params: lightgbm refuses {'num_leaves': -3}: "),
+        ({"lgb_params": {"num_leafs": 4}}, "lgb_params: no parameter 'num_leafs' (did you mean "),
+        ({"lgb_params": {"objective": 7}}, "Unknown objective type name: 7"),
+        ({"xgb_params": {"max_depth": -3}}, "xgb_params: xgboost refuses {'max_depth': -3}: value"),
+        ({"xgb_params": {"eta": "x"}}, "Invalid Parameter format for learning_rate"),
+    ],
+)
+def test_a_parameter_that_the_library_refuses_is_one_line(make_config, values, said):
+    name = "LightGBM" if "lgb_params" in values else "XGBoost"
+    settings = {"model": name, "MODEL_TYPE": ModelType.DECISIONTREE, **PARAMS[name], **values}
+    with pytest.raises(ConfigError) as error:
+        TREE_TRAINERS[name](make_config(**settings), None).fit(loader(100, 0), loader(50, 1))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
