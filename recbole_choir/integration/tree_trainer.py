@@ -295,7 +295,7 @@ class LightGBMTrainer(TreeTrainer):
     def _refuse_unknown(self, given: Mapping[str, Any]) -> None:
         """LightGBM says nothing of a parameter that it does not know, with its log off."""
         aliases = getattr(self.library.basic, "_ConfigAliases", None)
-        known = getattr(aliases, "_get_all_param_aliases", dict)()
+        known: dict[str, list[str]] = getattr(aliases, "_get_all_param_aliases", dict)()
         names = {*known, *(name for names in known.values() for name in names)}
         for name in given if names else ():
             if name not in names:
